@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# All the tests, with their coverage. Sets up what they need; further arguments go to pytest (tests/utils --no-cov).
+source "$(dirname "${BASH_SOURCE[0]}")/../utils/setup.sh"
+cd "$project" || exit 2
+setup_python requirements.txt tests/requirements.txt || exit 2
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" # tests are small: more threads wait for one another
+exec "$python" -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 "$@"
