@@ -1,0 +1,33 @@
+"""How a stage ends: a few lines on the terminal and a file beside what it made."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from utils.device import describe_device, peak_memory_bytes, versions
+from utils.files import write_json
+
+
+def report_run(
+    stage: str, path: Path, device: torch.device, started: float, made: int, unit: str, files: dict[str, str]
+) -> None:
+    """Say what a stage made, how long it took and what it used, and write the same to `path`.
+
+    started: time.monotonic() at its start; made: how many of `unit` were made now (what was there is not counted);
+    files: what else it left, by name. A run that made nothing leaves an earlier report as it is.
+    """
+    seconds = time.monotonic() - started
+    memory = peak_memory_bytes(device) / 2**30
+    if made == 0:
+        print(f"{stage}: everything was there already, with the same settings", flush=True)
+    else:
+        print(
+            f"{stage}: {made} {unit} in {seconds:.1f} s ({seconds / made:.3g} s each), "
+            f"peak memory {memory:.2f} GiB, on {describe_device(device)}",
+            flush=True,
+        )
+        content = {"stage": stage, "made": made, "unit": unit, "seconds": seconds, "peak_memory_gib": memory}
+        write_json(path, {**content, "device": describe_device(device), "versions": versions(), "files": files})
+    for name, file in files.items():
+        print(f"  {name}: {file}", flush=True)
