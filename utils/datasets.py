@@ -1,0 +1,281 @@
+"""The datasets: one table that all stages read, class folders, and decoding into uint8 tensors."""
+
+import hashlib
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.errors import UserError
+
+IMAGE_SUFFIXES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"))
+DECODED_TOGETHER = 256  # images that a worker process hands back at a time
+# Decoding this many pixels takes one process some five seconds; starting workers takes about as long.
+PIXELS_WORTH_WORKERS = 2**25
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is fixed for a dataset, whatever the method.
+
+    mean, std: per channel, of pixels in [0, 1]; jitter: largest circular roll in recover, in pixels.
+    train_images, val_images: how many images the full dataset has.
+    """
+
+    name: str
+    num_classes: int
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    jitter: int
+    train_images: int
+    val_images: int
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        Dataset("cifar10", 10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 4, 50_000, 10_000),
+        Dataset("cifar100", 100, 32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 4, 50_000, 10_000),
+        Dataset("tiny_imagenet", 200, 64, IMAGENET_MEAN, IMAGENET_STD, 4, 100_000, 10_000),
+        Dataset("imagenet-nette", 10, 224, IMAGENET_MEAN, IMAGENET_STD, 32, 9_469, 3_925),
+        Dataset("imagewoof", 10, 224, IMAGENET_MEAN, IMAGENET_STD, 32, 9_025, 3_929),
+        Dataset("imagenet1k", 1000, 224, IMAGENET_MEAN, IMAGENET_STD, 32, 1_281_167, 50_000),
+        Dataset("fashion_mnist", 10, 32, (0.5,) * 3, (0.5,) * 3, 4, 6_000, 1_000),
+    )
+}
+
+
+def get_dataset(name: str) -> Dataset:
+    """The dataset of that name; UserError with the names there are."""
+    if name not in DATASETS:
+        raise UserError(f"unknown dataset {name!r}; there are: {' '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def channel_tensors(dataset: Dataset, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Mean and std, each 3 x 1 x 1 float32."""
+    return tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (dataset.mean, dataset.std))
+
+
+def normalise(pixels: Tensor, dataset: Dataset) -> Tensor:
+    """uint8 pixels (N x 3 x S x S) to float32, normalised per channel."""
+    mean, std = channel_tensors(dataset, pixels.device)
+    return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+def to_pixels(images: Tensor, dataset: Dataset) -> Tensor:
+    """Normalised images (N x 3 x S x S) to uint8 pixels, clamped to [0, 1] and rounded to the nearest of 256."""
+    mean, std = channel_tensors(dataset, images.device)
+    return images.float().mul(std).add_(mean).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+
+
+def class_folders(root: Path, dataset: Dataset) -> list[Path]:
+    """The folder of each class below `root`, the dataset's own folder, in the order of their labels.
+
+    The order is that of the names; by the number they end in where all names are the same but for it (7, new007,
+    n01440764). Hidden entries do not count. UserError: `root` is missing, or has not one folder a class.
+    """
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is not there: for real images set train_dir and val_dir in config.sh and run "
+            f"`python -m utils.prepare_data {dataset.name}`; distilled ones are where recover put them"
+        )
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    if len(names) != dataset.num_classes:
+        raise UserError(
+            f"{root} has {len(names)} class folders, {dataset.name} has {dataset.num_classes} classes: put the folders "
+            f"of its classes there and no others (`python -m utils.prepare_data {dataset.name}` tells what is missing)"
+        )
+    return [root / name for name in sorted(names, key=_name_order(names))]
+
+
+def _name_order(names: Sequence[str]) -> Callable[[str], tuple[int, str]]:
+    numbered = [re.fullmatch(r"(.*?)([0-9]+)", name) for name in names]
+    if all(numbered) and len({match[1] for match in numbered}) == 1:
+        number = {match[0]: int(match[2]) for match in numbered}
+        return lambda name: (number[name], name)
+    return lambda name: (0, name)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of one class in the order of their names: those in `folder`, else those in `folder`/images.
+
+    The latter is how Tiny-ImageNet is published. Files that are hidden or no images by their suffix do not count.
+    UserError if there are none.
+    """
+    for place in (folder, folder / "images"):
+        names = sorted(_image_names(place)) if place.is_dir() else []
+        if names:
+            return [place / name for name in names]
+    raise UserError(f"class folder {folder} has no images: put its images there, or remove what does not belong")
+
+
+def _image_names(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
+                yield entry.name
+
+
+def list_images(root: Path, dataset: Dataset, limit_per_class: int | None = None) -> tuple[list[Path], Tensor]:
+    """All images of the class folders below `root`, or the first few of each class.
+
+    Returns the paths, by class and then by file name, and their labels (N, int64). UserErrors of `class_folders` and
+    `images_in`.
+    """
+    by_class = [
+        images_in(folder)[:limit_per_class]
+        for folder in tqdm(class_folders(root, dataset), desc="listing", unit="class", delay=2, leave=False)
+    ]
+    counts = torch.tensor([len(paths) for paths in by_class])
+    return [path for paths in by_class for path in paths], torch.arange(dataset.num_classes).repeat_interleave(counts)
+
+
+def decode(path: Path) -> Image.Image:
+    """The image in a file, in RGB: grey is repeated, palettes are looked up. UserError if it does not decode."""
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I;16"):  # PIL would clip 16-bit grey at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: put it back, or run the command that made it") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's decoders raise almost anything at a damaged file
+        raise UserError(f"{path} does not decode ({error}): replace the file or remove it") from None
+
+
+def load_images(paths: Sequence[Path], dataset: Dataset, workers: int = 0, progress: str | None = "decoding") -> Tensor:
+    """Decode images that have the dataset's size already: uint8, N x 3 x S x S, in the order of `paths`.
+
+    workers: processes that decode where there is enough to do, 0 for this one alone; progress: what the bar is called,
+    None for no bar. UserError naming the file: it does not decode, or has another size.
+    """
+    return _load(paths, _as_it_is, dataset.size, workers, progress)
+
+
+def load_test_images(
+    paths: Sequence[Path], dataset: Dataset, workers: int = 0, progress: str | None = "decoding"
+) -> Tensor:
+    """Decode real images as a network is tested on them: uint8, N x 3 x S x S, in the order of `paths`.
+
+    At 32 and 64 pixels they are taken as they are. At 224 the shorter side is brought to 256 (PIL's bilinear,
+    antialiased) and the middle 224 x 224 cut out, with torchvision's rounding in both. Arguments and errors as
+    `load_images`.
+    """
+    return _load(paths, _test_view_of(dataset), dataset.size, workers, progress)
+
+
+def check_images(paths: Sequence[Path], dataset: Dataset, workers: int = 0, progress: str | None = "checking") -> None:
+    """Decode as `load_test_images` does and keep nothing: UserError naming the first file that it would refuse."""
+    for _ in _decoded(paths, _test_view_of(dataset), dataset.size, workers, progress):
+        pass
+
+
+def _test_view_of(dataset: Dataset) -> Callable[[Path, int], Image.Image]:
+    """How a file of the dataset becomes the S x S image that a network is tested on."""
+    return _as_it_is if dataset.size <= 64 else _middle
+
+
+def _as_it_is(path: Path, size: int) -> Image.Image:
+    image = decode(path)
+    if image.size != (size, size):
+        raise UserError(
+            f"{path} is {image.width} x {image.height} pixels, not {size} x {size}: replace it, or resize it to that"
+        )
+    return image
+
+
+def _middle(path: Path, size: int) -> Image.Image:
+    image = decode(path)
+    shorter_side = size * 8 // 7  # 256 for 224
+    width, height = (shorter_side * side // min(image.size) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _load(
+    paths: Sequence[Path],
+    view: Callable[[Path, int], Image.Image],
+    size: int,
+    workers: int,
+    progress: str | None,
+) -> Tensor:
+    images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    start = 0
+    for chunk in _decoded(paths, view, size, workers, progress):
+        images[start : start + len(chunk)] = torch.from_numpy(chunk)
+        start += len(chunk)
+    return images
+
+
+def _decoded(
+    paths: Sequence[Path],
+    view: Callable[[Path, int], Image.Image],
+    size: int,
+    workers: int,
+    progress: str | None,
+) -> Iterator[np.ndarray]:
+    """The images chunk by chunk: uint8, n x 3 x size x size."""
+    chunks = [paths[start : start + DECODED_TOGETHER] for start in range(0, len(paths), DECODED_TOGETHER)]
+    decode_chunk = partial(_decode_chunk, view=view, size=size)
+    with tqdm(total=len(paths), desc=progress, unit="image", delay=1, disable=progress is None) as bar:
+        if workers > 0 and len(paths) * size**2 >= PIXELS_WORTH_WORKERS:
+            decoded = _in_workers(decode_chunk, chunks, workers)
+        else:
+            decoded = map(decode_chunk, chunks)
+        for chunk in decoded:
+            bar.update(len(chunk))
+            yield chunk
+
+
+def _in_workers(
+    decode_chunk: Callable[[Sequence[Path]], np.ndarray], chunks: Sequence[Sequence[Path]], workers: int
+) -> Iterator[np.ndarray]:
+    pool = ProcessPoolExecutor(
+        min(workers, len(chunks)),
+        mp_context=get_context("spawn"),  # forking a process that runs torch's threads or CUDA can hang
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is for the parent, which then ends them
+    )
+    try:
+        with pool, closing(pool.map(decode_chunk, chunks)) as decoded:  # closing drops what has not begun
+            yield from decoded
+    except BrokenProcessPool:
+        raise UserError(
+            f"one of {workers} decoding processes died, most likely for memory: use fewer --workers"
+        ) from None
+
+
+def _decode_chunk(paths: Sequence[Path], view: Callable[[Path, int], Image.Image], size: int) -> np.ndarray:
+    pixels = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    for row, path in zip(pixels, paths, strict=True):
+        row[:] = np.asarray(view(path, size)).transpose(2, 0, 1)
+    return pixels
+
+
+def images_digest(images: Tensor, labels: Tensor) -> str:
+    """sha256 of images (uint8, N x 3 x S x S) and their labels (N), in their order, as hexadecimal."""
+    digest = hashlib.sha256(repr(tuple(images.shape)).encode())
+    for values in (images, labels.to(torch.int64)):
+        digest.update(values.contiguous().cpu().numpy())
+    return digest.hexdigest()

@@ -1,0 +1,119 @@
+"""Folders of images that appear whole: filled beside their place, then renamed into it."""
+
+import errno
+import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from utils.errors import UserError
+
+
+def is_absent(root: Path) -> bool:
+    """Whether there is nothing at `root`, or an empty folder."""
+    return not root.exists() or (root.is_dir() and not any(root.iterdir()))
+
+
+@contextmanager
+def whole_folder(destination: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `destination` at the end; at an error it goes and nothing remains.
+
+    `destination` is absent or empty. Where another process has put it there meanwhile, that one stays.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{destination.name}.{os.uname().nodename}."
+    _remove_leftovers(destination.parent, prefix)
+    part = destination.with_name(f"{prefix}{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        try:
+            part.rename(destination)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    except OSError as error:
+        if str(error.filename or part).startswith(str(part)):
+            error.filename = str(destination)  # the user knows this name, not the temporary one
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    """Remove what processes of this machine that were killed left behind."""
+    for part in parent.glob(f"{prefix}*.part"):
+        try:
+            os.kill(int(part.name.removeprefix(prefix).removesuffix(".part")), 0)
+        except ProcessLookupError:
+            shutil.rmtree(part, ignore_errors=True)
+        except PermissionError:
+            continue  # it lives, and is somebody else's
+
+
+def lay_out(images: Iterable[np.ndarray], labels: Sequence[int], class_names: Sequence[str], destination: Path) -> None:
+    """Write images as PNG files into class folders whose names sort in the order of the labels, whole or not at all.
+
+    images: each uint8, H x W (grey) or H x W x 3; labels: the class of each; class_names: of every class. The folder
+    of a class is its number and its name; a file's name is the image's place in `images`.
+    """
+    digits = len(str(len(class_names) - 1))
+    with whole_folder(destination) as part:
+        folders = [part / f"{label:0{digits}d}_{_slug(name)}" for label, name in enumerate(class_names)]
+        for folder in folders:
+            folder.mkdir()
+        labelled = zip(images, labels, strict=True)
+        bar = tqdm(labelled, desc=f"laying out {destination}", total=len(labels), unit="image", delay=1)
+        for place, (image, label) in enumerate(bar):
+            Image.fromarray(image).save(folders[label] / f"{place:05d}.png")
+
+
+def _slug(name: str) -> str:
+    return "-".join(name.lower().replace("_", " ").replace("/", " ").split())
+
+
+def link_out(by_class: Mapping[str, Iterable[Path]], destination: Path) -> None:
+    """Put images into class folders, whole or not at all: hard links, or copies where the file system has none."""
+    with whole_folder(destination) as part:
+        for name, paths in tqdm(by_class.items(), desc=f"laying out {destination}", unit="class", delay=1):
+            (part / name).mkdir()
+            for path in paths:
+                _link_or_copy(path, part / name / path.name)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except FileNotFoundError:
+        raise UserError(f"{source} is missing: extract the archive again") from None
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def extract_folder(archive: Path, inner: str, destination: Path) -> None:
+    """Extract the folder `inner` of a tar archive as `destination`, whole or not at all."""
+    with whole_folder(destination) as part, tarfile.open(archive) as tar:
+        for member in tqdm(tar, desc=f"extracting {destination}", unit="file", delay=1):
+            if member.isfile() and PurePosixPath(member.name).is_relative_to(inner):
+                member.name = str(PurePosixPath(member.name).relative_to(inner))
+                tar.extract(member, part, filter="data")
+        if not any(part.iterdir()):
+            raise UserError(f"{archive} has no folder {inner}: download the published archive again")
+
+
+def extract_zip(archive: Path, destination: Path) -> None:
+    """Extract a zip archive into the folder `destination`, whole or not at all. UserError if it is damaged."""
+    try:
+        with whole_folder(destination) as part, zipfile.ZipFile(archive) as zipped:
+            for member in tqdm(zipped.infolist(), desc=f"extracting {destination}", unit="file", delay=1):
+                zipped.extract(member, part)
+    except zipfile.BadZipFile:
+        raise UserError(f"{archive} is damaged: download it again") from None
