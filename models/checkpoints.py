@@ -1,0 +1,171 @@
+"""Checkpoints: plain state dicts in a pool (a folder for each dataset), loaded with weights only, never unpickled.
+
+`<pool>/<Name>.safetensors` is what this project writes, and what it takes first; `<pool>/<Name>.pth` is what people
+download. `timm:<name>` is `timm_<name>` in file names.
+"""
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from models import imagenet, timm_networks
+from models.registry import TIMM_PREFIX, build_network, check_network
+from utils.datasets import Dataset
+from utils.errors import UserError
+from utils.files import sha256_of, write_safetensors
+
+ENDINGS = (".safetensors", ".pth")
+
+
+class Teacher(NamedTuple):
+    """A trained network, in eval mode and frozen, with the sha256 of the checkpoint that it came from."""
+
+    name: str
+    module: nn.Module
+    sha256: str
+
+
+def checkpoint_path(pool: Path, name: str) -> Path | None:
+    """The checkpoint of a network in a pool, the safetensors file where both are there; None where neither is."""
+    return next((path for path in _places(pool, name) if path.is_file()), None)
+
+
+def _places(pool: Path, name: str) -> list[Path]:
+    return [pool / f"{name.replace(':', '_')}{ending}" for ending in ENDINGS]
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, on the CPU: .safetensors is mapped, anything else read by torch's safe loader.
+
+    Raises UserError for a file that is missing, damaged, or anything but a plain state dict. A pickle that asks for
+    code to run is one of the last: it is refused before it does.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: train it, or put a downloaded checkpoint there")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols: what is wrong becomes one line below
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is not a plain state dict, or is damaged; nothing in it was run: save the network's state_dict() "
+            f"alone, or put another file there"
+        ) from error
+    except PermissionError:
+        raise
+    except Exception as error:  # the loaders raise nearly anything on damaged bytes
+        raise UserError(f"{path} is truncated or damaged: remove it, then train or download it again") from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        keys = f" (it holds {', '.join(map(str, list(state)[:4]))})" if isinstance(state, Mapping) else ""
+        raise UserError(f"{path} is not a plain state dict{keys}: save the network's state_dict() alone")
+    return dict(state)  # without OrderedDict's version notes: BatchNorm then fills in a missing num_batches_tracked
+
+
+def load_network(name: str, dataset: Dataset, path: Path) -> nn.Module:
+    """The network with the weights of a checkpoint, strictly, in eval mode and frozen.
+
+    Raises what `build_network` and `load_state` raise, and UserError where the checkpoint is of another class count
+    (with both) or of another network (with how they differ).
+    """
+    return _frozen(_filled(name, dataset, imagenet.modern_names(load_state(path)), path))
+
+
+def load_teacher(name: str, dataset: Dataset, pool: Path, source: Literal["offline", "online"] = "offline") -> Teacher:
+    """A teacher from the pool (offline), or with torchvision's IMAGENET1K_V1 or timm's own weights (online).
+
+    sha256 is that of the checkpoint file, for timm's weights that of their names and bytes. Raises what `load_network`
+    raises, and UserError where the pool has no such checkpoint, where online is asked for other classes than
+    ImageNet-1k's, or where a download fails.
+    """
+    check_network(name, dataset)
+    if source == "offline":
+        path = checkpoint_path(pool, name)
+        if path is None:
+            safetensors_file, pth_file = _places(pool, name)
+            raise UserError(
+                f"no checkpoint of {name} for {dataset.name}: looked for {safetensors_file} and {pth_file.name} beside "
+                f"it; `bash models/scripts/{dataset.name}/pretrain.sh` trains it, or put a downloaded file there"
+            )
+        return Teacher(name, load_network(name, dataset, path), sha256_of(path))
+    if dataset.name != "imagenet1k":
+        raise UserError(
+            f"online weights are of ImageNet-1k's classes, not of {dataset.name}'s: use "
+            f"--pretrained-model-type offline and train {name} with `bash models/scripts/{dataset.name}/pretrain.sh`"
+        )
+    if name.startswith(TIMM_PREFIX):
+        module = _frozen(timm_networks.build_pretrained(name.removeprefix(TIMM_PREFIX), dataset))
+        return Teacher(name, module, _sha256_of_state(module))
+    state, path = imagenet.pretrained_state(name)
+    return Teacher(name, _frozen(_filled(name, dataset, state, path)), sha256_of(path))
+
+
+def save_state(path: Path, module: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the state dict of a module to a safetensors file, whole or not at all; metadata goes into its header."""
+    # Copies: safetensors refuses tensors that share memory or are not laid out in the order of their dimensions.
+    state = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
+    write_safetensors(path, state, metadata)
+
+
+def _filled(name: str, dataset: Dataset, state: dict[str, Tensor], path: Path) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # the weights it starts with are thrown away: they cost no random numbers
+        network = build_network(name, dataset)
+    expected = network.state_dict()
+    # Files older than PyTorch 0.4.1 have no batch counters; nothing reads them in eval mode.
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    foreign = [key for key in state if key not in expected]
+    reshaped = [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    if reshaped and not missing and not foreign:
+        _refuse_other_class_count(dataset, path, [(expected[key].shape, state[key].shape) for key in reshaped])
+    if missing or foreign or reshaped:
+        differences = [
+            f"{len(keys)} of its tensors {what} (first {keys[0]})"
+            for keys, what in (
+                (missing, "are missing"),
+                (foreign, "are unknown to it"),
+                (reshaped, "have another shape"),
+            )
+            if keys
+        ]
+        raise UserError(
+            f"{path} is not a checkpoint of {name} for {dataset.size}-pixel images: {', '.join(differences)}; "
+            f"put the right file there or name the network it belongs to"
+        )
+    network.load_state_dict(state)
+    return network
+
+
+def _refuse_other_class_count(dataset: Dataset, path: Path, shapes: list[tuple[torch.Size, torch.Size]]) -> None:
+    counts = {found[:1] for _, found in shapes}
+    only_classes = all(
+        wanted[:1] == (dataset.num_classes,) and wanted[1:] == found[1:] and found for wanted, found in shapes
+    )
+    if only_classes and len(counts) == 1:
+        raise UserError(
+            f"{path} was trained for {counts.pop()[0]} classes, but {dataset.name} has {dataset.num_classes}: "
+            f"put a checkpoint for {dataset.name} there"
+        )
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    return network.eval().requires_grad_(False)
+
+
+def _sha256_of_state(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
