@@ -1,0 +1,83 @@
+"""How a network learns from labelled images: its start, its optimiser, one epoch, its test."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from models.registry import build_network
+from utils.datasets import Dataset, normalise
+from utils.distillation import top_accuracy
+from utils.errors import UserError
+from utils.randomness import seed_for
+
+LOG_EVERY = 20  # iterations: to read the loss is to wait for the device
+TEST_BATCH = 250
+
+_OPTIMISERS = {
+    "adam": lambda parameters, s: torch.optim.Adam(parameters, s["lr"], weight_decay=s["weight_decay"]),
+    "sgd": lambda parameters, s: torch.optim.SGD(parameters, s["lr"], s["momentum"], weight_decay=s["weight_decay"]),
+}
+OPTIMISERS = tuple(_OPTIMISERS)
+
+
+def fresh_network(name: str, dataset: Dataset, seed: int, device: torch.device) -> nn.Module:
+    """A network on the device, its random initialisation following from the seed and its name alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "pretrain", dataset.name, name))
+        network = build_network(name, dataset)
+    # Convolutions on a CPU are faster with the channels last, by a fifth for ShuffleNetV2, by a third for MobileNetV2.
+    return network.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
+
+
+def make_optimiser(network: nn.Module, settings: Mapping) -> torch.optim.Optimizer:
+    """The optimiser that settings name: optimizer ("adam" or "sgd"), lr, momentum (of sgd), weight_decay (L2)."""
+    return _OPTIMISERS[settings["optimizer"]](network.parameters(), settings)
+
+
+def train_epoch(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    dataset: Dataset,
+    epoch: int,
+    progress: tqdm,
+) -> None:
+    """One pass over batches of pixels (uint8, B x 3 x S x S) and labels (B), by cross-entropy.
+
+    epoch: counted from 0, for messages. Raises UserError where the loss becomes NaN or infinite.
+    """
+    network.train()
+    losses: list[Tensor] = []  # on the device, looked at now and then
+    for images, labels in batches:
+        loss = F.cross_entropy(network(normalise(images, dataset)), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.detach())
+        progress.update()
+        if len(losses) % LOG_EVERY == 0:
+            _report(losses, epoch, progress)
+    _report(losses, epoch, progress)
+
+
+def _report(losses: list[Tensor], epoch: int, progress: tqdm) -> None:
+    values = torch.stack(losses)
+    finite = values.isfinite()
+    if not finite.all():
+        first = finite.int().argmin().item()
+        raise UserError(f"the loss became {values[first]:.0f} at epoch {epoch}, iteration {first}: lower --lr")
+    progress.set_postfix(epoch=epoch, loss=f"{values.mean():.3f}", refresh=False)
+
+
+def network_accuracy(network: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset) -> dict[str, float]:
+    """top1 and top5, in percent, on images (uint8, N x 3 x S x S, on any device); leaves the network in eval mode."""
+    device = next(network.parameters()).device
+    batches = (
+        (normalise(batch.to(device), dataset), its_labels.to(device))
+        for batch, its_labels in zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True)
+    )
+    top1, top5 = top_accuracy(network.eval(), batches)
+    return {"top1": top1, "top5": top5}

@@ -1,0 +1,98 @@
+"""What teachers train on: batches that follow from seed and epoch alone."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from models.teacher_data import PADDING, DecodedImages, ResidentImages, crop_and_flip, split_batches
+from utils.datasets import get_dataset
+from utils.errors import UserError
+from utils.randomness import generator_for
+
+FASHION, WOOF = get_dataset("fashion_mnist"), get_dataset("imagewoof")
+CPU = torch.device("cpu")
+
+
+def resident(count=21):
+    images = torch.randint(1, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator_for("images"))
+    return images, ResidentImages(images, torch.arange(count), FASHION, CPU)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"),
+    [(8, 4, [4, 4]), (7, 4, [4, 3]), (9, 4, [4, 5]), (1, 4, [1]), (3, 10, [3]), (5, 2, [2, 3])],
+)
+def test_no_batch_of_a_single_image_is_left_over(count, batch_size, sizes):
+    batches = split_batches(torch.arange(count), batch_size)
+    assert [len(batch) for batch in batches] == sizes
+    assert torch.equal(torch.cat(batches), torch.arange(count))
+
+
+def test_crop_and_flip_is_torchvisions_padded_crop():
+    images, _ = resident(6)
+    padded = F.pad(images, (PADDING,) * 4)
+    corners = torch.tensor([[0, 0], [8, 8], [4, 4], [1, 7], [3, 0]])
+    flips = torch.tensor([False, True, False, True, False])
+    which = torch.tensor([5, 0, 0, 3, 2])
+    views = crop_and_flip(padded, which, corners, flips)
+    for view, image, (top, left), flip in zip(views, which, corners, flips, strict=True):
+        expected = padded[image, :, top : top + 32, left : left + 32]
+        assert torch.equal(view, expected.flip(2) if flip else expected)
+    assert torch.equal(views[2], images[0])  # the middle is the image itself
+    assert (views[0, :, :4] == 0).all()  # padding is black
+
+
+def test_every_image_once_an_epoch_with_its_label():
+    images, data = resident()
+    batches = list(data.batches(0, 0, 4))
+    labels = torch.cat([labels for _, labels in batches])
+    assert sorted(labels.tolist()) == list(range(21))
+    for views, batch_labels in batches:
+        assert views.dtype == torch.uint8 and views.shape[1:] == (3, 32, 32)
+        for view, label in zip(views, batch_labels, strict=True):  # most of a view is its image, moved a little
+            assert set(view.unique().tolist()) - {0} <= set(images[label].unique().tolist())
+
+
+def test_seed_and_epoch_decide():
+    _, data = resident()
+
+    def first(seed, epoch):
+        return next(data.batches(seed, epoch, 8))[0]
+
+    assert torch.equal(first(0, 3), first(0, 3))
+    assert not torch.equal(first(0, 3), first(0, 4))
+    assert not torch.equal(first(0, 3), first(1, 3))
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Five images of several sizes, of random colours."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for index, (width, height) in enumerate([(60, 40), (40, 60), (50, 50), (300, 30), (64, 48)]):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(paths[-1])
+    return paths
+
+
+def test_decoded_images_are_the_same_with_any_number_of_workers(files):
+    labels = torch.tensor([0, 1, 2, 3, 4])
+    alone = DecodedImages(files, labels, WOOF, CPU, workers=0)
+    helped = DecodedImages(files, labels, WOOF, CPU, workers=1)
+    for epoch in (0, 1):
+        for (views, its), (same_views, same) in zip(
+            alone.batches(0, epoch, 2), helped.batches(0, epoch, 2), strict=True
+        ):
+            assert views.shape[1:] == (3, 224, 224) and views.dtype == torch.uint8
+            assert torch.equal(views, same_views) and torch.equal(its, same)
+    first, second = (next(iter(alone.batches(0, epoch, 5)))[0] for epoch in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_a_damaged_image_is_named_from_a_worker_too(files):
+    files[3].write_bytes(files[3].read_bytes()[:100])
+    data = DecodedImages(files, torch.arange(5), WOOF, CPU, workers=1)
+    with pytest.raises(UserError, match=r"3\.png does not decode"):
+        list(data.batches(0, 0, 2))
