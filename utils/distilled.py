@@ -1,0 +1,66 @@
+"""Distilled images on disk: one folder a class, each PNG saying what it was made with, beside the run's record."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from utils.datasets import Dataset, list_images, load_images
+from utils.errors import UserError
+from utils.files import write_png
+
+MADE_WITH = "made with"  # the PNG text chunk that holds the digest of settings and patches
+
+
+def distilled_path(folder: Path, num_classes: int, class_index: int, ipc_id: int) -> Path:
+    """`<folder>/new<class>/class<class>_id<ipc_id>.png`; three digits each, five where there are above 1000 classes."""
+    digits = 5 if num_classes > 1000 else 3
+    name = f"class{class_index:0{digits}d}_id{ipc_id:0{digits}d}.png"
+    return folder / f"new{class_index:0{digits}d}" / name
+
+
+def record_path(folder: Path) -> Path:
+    """The file that tells with which settings the images of `folder` were made."""
+    return folder / "settings.json"
+
+
+def write_distilled(paths: Sequence[Path], pixels: Tensor, digest: str) -> None:
+    """Write one PNG an image. pixels: uint8, B x 3 x S x S, on any device; digest: what they were made with."""
+    for path, image in zip(paths, pixels.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
+        write_png(path, Image.fromarray(image), {MADE_WITH: digest})
+
+
+def is_made_with(path: Path, digest: str, size: int) -> bool:
+    """Whether `path` holds a whole image of `size` pixels a side that was made with `digest`.
+
+    A damaged file is as good as none; UserError for an image that was made with something else.
+    """
+    try:
+        with Image.open(path) as image:
+            found, side = image.info.get(MADE_WITH), image.size
+            image.verify()
+    except FileNotFoundError:
+        return False
+    except (OSError, SyntaxError):  # how Pillow tells of a damaged PNG
+        return False
+    if found != digest:
+        raise UserError(f"{path} was made from other patches: move it away, or take another --exp-name")
+    return side == (size, size)
+
+
+def read_distilled(folder: Path, dataset: Dataset, workers: int = 0) -> tuple[Tensor, Tensor, int]:
+    """All distilled images of a folder, in sorted path order, decoded once.
+
+    Returns pixels (uint8, N x 3 x S x S), labels (int64, N) and IPC. UserError if they are not as many in each class.
+    """
+    paths, labels = list_images(folder, dataset)
+    counts = torch.bincount(labels, minlength=dataset.num_classes)
+    ipc, least = int(counts.max()), int(counts.argmin())
+    if counts[least] != ipc:
+        raise UserError(
+            f"{folder} has {ipc} images in some classes, {int(counts[least])} in class {least}: "
+            f"every class needs as many; let recover run to its end"
+        )
+    return load_images(paths, dataset, workers=workers, progress="distilled images"), labels, ipc
