@@ -1,0 +1,224 @@
+"""The recover entry: what it makes, what it skips, what it refuses."""
+
+import json
+import math
+import os
+
+import pytest
+import torch
+from PIL import Image
+
+from models.checkpoints import load_network, save_state
+from recover import flags, recover
+from recover.class_batches import class_batches
+from utils.datasets import get_dataset
+from utils.distilled import distilled_path
+
+FASHION = get_dataset("fashion_mnist")
+
+
+def image_path(world, class_index, ipc_id, name="images"):
+    return distilled_path(world.root / "syn" / name, 10, class_index, ipc_id)
+
+
+def test_a_run_leaves_images_record_report_and_contact_sheet(world, capsys):
+    recover.main(world.recover())
+    folder = world.root / "syn" / "images"
+    for class_index in range(10):
+        for ipc_id in range(2):
+            with Image.open(image_path(world, class_index, ipc_id)) as image:
+                assert image.size == (32, 32)
+    assert (folder / "new003" / "class003_id001.png").exists()
+    assert json.loads((folder / "settings.json").read_text())["alpha"] == 0.5
+    assert json.loads((folder / "report.json").read_text())["made"] == 20
+    with Image.open(folder / "contact_sheet.png") as sheet:
+        assert sheet.width > sheet.height / 3
+    assert not list(folder.rglob("*.part"))
+    assert "20 images" in capsys.readouterr().out
+
+
+def test_images_differ_from_their_patches_but_not_wholly(world):
+    recover.main(world.recover())
+    patch = torch.tensor(bytearray(Image.open(world.patches / "medium/00000/class00000_id00000.png").tobytes()))
+    image = torch.tensor(bytearray(Image.open(image_path(world, 0, 0)).tobytes()))
+    difference = (patch.float() - image.float()).abs().mean()
+    assert 1 < difference < 128
+
+
+def test_any_part_made_alone_is_the_same(world, contents):
+    recover.main(world.recover())
+    recover.main(world.recover("--ipc-start", "1", "--start-index", "7", "--end-index", "8", name="part"))
+    whole, part = contents(world.root / "syn" / "images"), contents(world.root / "syn" / "part")
+    images = {name for name in part if "class" in name}
+    # one class of the second batch was asked for: the batch is made, whole
+    assert images == {f"new{index:03d}/class{index:03d}_id001.png" for index in range(5, 10)}
+    assert all(part[name] == whole[name] for name in images)
+
+
+def test_seed_and_jitter_change_the_images(world, contents):
+    recover.main(world.recover())
+    first = contents(world.root / "syn" / "images")
+    for number, extra in enumerate((["--seed", "1"], ["--jitter", "0"])):
+        recover.main(world.recover(*extra, name=f"other{number}"))
+        other = contents(world.root / "syn" / f"other{number}")
+        assert all(other[name] != first[name] for name in first if name.startswith("new"))
+
+
+def test_what_is_there_is_not_made_again_and_what_is_not_whole_is(world, contents, capsys):
+    recover.main(world.recover())
+    folder = world.root / "syn" / "images"
+    before = contents(folder)
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("class*.png")}
+    victim = image_path(world, 2, 1)
+    victim.write_bytes(victim.read_bytes()[:100])
+    recover.main(world.recover())
+    assert "5 images" in capsys.readouterr().out  # one class batch of one index
+    assert contents(folder) == before
+    again = {path: path.stat().st_mtime_ns for path in folder.rglob("class*.png")}
+    assert sum(again[path] != times[path] for path in times) == 5
+
+
+def test_teachers_are_taken_in_turn(world):
+    recover.main(world.recover("--teacher-model-list", "ShuffleNetV2", "ShuffleNetV2"))
+    record = json.loads((world.root / "syn/images/settings.json").read_text())
+    assert [teacher["name"] for teacher in record["teachers"]] == ["ShuffleNetV2", "ShuffleNetV2"]
+
+
+def test_noise_needs_no_patches(world):
+    arguments = world.recover("--initialisation-method", "Guassian", "--alpha", "1")
+    cut = arguments.index("--patch-dir")
+    recover.main(arguments[:cut] + arguments[cut + 2 :])
+    assert image_path(world, 9, 1).exists()
+
+
+def test_noise_can_merge_patches(world):
+    recover.main(world.recover("--initialisation-method", "Gaussian", name="noise"))
+    recover.main(world.recover("--initialisation-method", "Gaussian", "--alpha", "1", name="alone"))
+    assert image_path(world, 0, 0, "noise").read_bytes() != image_path(world, 0, 0, "alone").read_bytes()
+
+
+def test_initial_images_are_stored_beside_on_request(world):
+    recover.main(world.recover("--store-initialised-images"))
+    with Image.open(image_path(world, 4, 0, "images_initialised")) as initial:
+        patch = Image.open(world.patches / "medium/00004/class00004_id00000.png")
+        assert initial.tobytes() == patch.tobytes()
+
+
+def test_the_verifier_tells_its_accuracy_as_it_goes(world, capsys):
+    recover.main(
+        world.recover(
+            *("--verifier", "--verifier-arch", "ShuffleNetV2", "--optimization-budgets", "50", "50", "--ipc-end", "1")
+        )
+    )
+    output = capsys.readouterr()
+    assert "iteration 100: verifier accuracy" in output.out + output.err
+
+
+def test_a_run_with_other_settings_into_the_same_folder_is_refused(world, refusal):
+    recover.main(world.recover())
+    line = refusal(recover.main, world.recover("--alpha", "0.7"))
+    assert "alpha (0.5 there, 0.7 here)" in line
+
+
+def test_other_patches_under_the_same_settings_are_refused(world, refusal):
+    recover.main(world.recover())
+    patch = world.patches / "medium/00000/class00000_id00000.png"
+    Image.new("RGB", (32, 32), "red").save(patch)
+    assert "was made from other patches" in refusal(recover.main, world.recover())
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--dataset-name", "cifar1000"], "unknown dataset 'cifar1000'"),
+        (["--input-size-lis", "32"], "--input-size-lis has 1 stages, --optimization-budgets 2"),
+        (["--input-size-lis", "32", "24"], "ends at 24"),
+        (["--optimization-budgets", "3", "0"], "numbers from 1 up"),
+        (["--alpha", "1.5"], "--alpha 1.5"),
+        (["--alpha", "nan"], "--alpha nan"),
+        (["--ipc-start", "2", "--ipc-end", "2"], "an empty range"),
+        (["--start-index", "10"], "an empty range"),
+        (["--end-index", "11"], "beyond the 10 classes"),
+        (["--lr", "0"], "--lr 0.0"),
+        (["--jitter", "-1"], "--jitter -1"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--teacher-model-list", "ResNet999"], "ResNet999"),
+        (["--teacher-model-list", "ResNet18"], "ResNet18"),
+        (["--pretrained-model-type", "online"], "online"),
+        (["--ipc-end", "3"], "class00000_id00002"),
+        (["--patch-dir", "nowhere"], "nowhere"),
+        (["--world-size", "2"], "torchrun"),
+        (["--no-such-flag"], "--no-such-flag"),
+        (["--recipe", "fadrm"], "--recipe needs"),
+        (["--recipe", "magic", "--ipc", "1"], "magic"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(world, refusal, extra, message):
+    assert message in refusal(recover.main, world.recover(*extra))
+    assert not list((world.root / "syn").rglob("*.png"))
+
+
+def test_merging_without_patches_is_refused(world, refusal):
+    arguments = world.recover("--initialisation-method", "Gaussian")
+    cut = arguments.index("--patch-dir")
+    assert "--alpha 0.5 merges patches" in refusal(recover.main, arguments[:cut] + arguments[cut + 2 :])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_where_there_is_none_is_refused(world, refusal):
+    assert "--device cuda" in refusal(recover.main, world.recover("--device", "cuda"))
+
+
+def damage_size(path):
+    Image.new("RGB", (16, 16)).save(path)
+
+
+def damage_content(path):
+    path.write_bytes(path.read_bytes()[:50])
+
+
+@pytest.mark.parametrize("damage", [damage_size, damage_content])
+def test_a_patch_that_is_no_image_or_of_another_size_is_named(world, refusal, damage):
+    damage(world.patches / "medium/00003/class00003_id00000.png")
+    assert "class00003_id00000.png" in refusal(recover.main, world.recover())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_done(world, refusal):
+    recover.main(world.recover("--ipc-end", "1"))
+    teacher = load_network("ShuffleNetV2", FASHION, world.pool / "ShuffleNetV2.safetensors")
+    with torch.no_grad():
+        teacher.linear.bias.fill_(math.nan)
+    save_state(world.pool / "ShuffleNetV2.safetensors", teacher, {})
+    line = refusal(recover.main, world.recover("--ipc-end", "1", name="bad"))
+    assert "image 0, classes 0 to 4: the loss is not finite at iteration 0" in line
+    assert not list((world.root / "syn" / "bad").rglob("class*.png"))
+    assert len(list((world.root / "syn" / "images").rglob("class*.png"))) == 10
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(world, refusal, monkeypatch):
+    written = []
+    replace = os.replace
+
+    def save(self, path, **options):
+        if len(written) == 3:
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path)
+        path.write_bytes(b"whatever")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert "no space left while writing" in refusal(recover.main, world.recover())
+    assert len(list((world.root / "syn").rglob("class*.png"))) == 3
+    assert not list((world.root / "syn").rglob("*.part"))
+    assert replace is os.replace
+
+
+@pytest.mark.parametrize("flag", ["--store-best-images", "--iteration 5", "--initialisation-dir x", "--gpu 0"])
+def test_old_flags_without_effect_say_so(world, capsys, flag):
+    flags.parse(world.recover(*flag.split()))
+    assert f"note: {flag.split()[0]} has no effect here" in capsys.readouterr().out
+
+
+def test_class_batches_count_from_class_zero():
+    assert class_batches(10, 4, 0, 10) == [range(0, 4), range(4, 8), range(8, 10)]
+    assert class_batches(10, 4, 5, 6) == [range(4, 8)]
+    assert class_batches(10, 4, 3, 5) == [range(0, 4), range(4, 8)]
