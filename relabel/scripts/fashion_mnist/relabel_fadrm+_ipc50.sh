@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+source "$(dirname "${BASH_SOURCE[0]}")/../../../utils/launch.sh"
+launch relabel fashion_mnist fadrm+ 50 -- "$@"

@@ -1,0 +1,116 @@
+"""Run a stage with the recipe of a dataset, method and IPC in the folders of config.sh: what every script does.
+
+    python -m utils.launch recover cifar100 fadrm+ 10 -- --seed 1
+    python -m utils.launch relabel cifar100 fadrm+ 10
+    python -m utils.launch validate cifar100 fadrm+ 10 ResNet50 -- --seed 0 1 2
+    python -m utils.launch patches cifar100 fadrm+ 10
+    python -m utils.launch pretrain cifar100
+
+What follows `--` goes to the stage's entry behind the recipe and the folders, so that it wins. In validate it may begin
+with another IPC and student, in pretrain with the teachers to train. Output goes to the terminal and to a log file.
+"""
+
+import importlib
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+from utils import recipes
+from utils.errors import UserError, run_entry
+from utils.logs import copy_output_to
+
+
+class Request(NamedTuple):
+    """What a script asks for. pretrain has neither method nor IPC; models: its teachers, or the student of validate."""
+
+    stage: str
+    dataset_name: str
+    method: str | None = None
+    ipc: int | None = None
+    models: tuple[str, ...] = ()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    request, extra = parse(sys.argv[1:] if argv is None else argv)
+    if request.stage == "pretrain" and request.dataset_name not in recipes.TEACHER_TRAINING:
+        print(f"{request.dataset_name}: torchvision's IMAGENET1K_V1 weights are used online; nothing to train")
+        return
+    entry, words = recipes.ENTRIES[request.stage], [*entry_words(request, os.environ), *extra]
+    copy_output_to(log_path(request, os.environ), f"python -m {entry} {shlex.join(words)}")
+    try:
+        module = importlib.import_module(entry)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{sys.executable} has no {error.name}: activate the environment that has it, "
+            "or let `bash utils/setup.sh` make one"
+        ) from error
+    lay_out_embedded(request.dataset_name, os.environ)
+    module.main(words)
+
+
+def lay_out_embedded(dataset_name: str, environment: Mapping[str, str]) -> None:
+    """Bring the images that ship with the project to their class folders, if it is they that are asked for."""
+    from utils.prepare_data import EMBEDDED_DATASET, ensure_embedded  # PyTorch is needed by now anyway
+
+    if dataset_name == EMBEDDED_DATASET:
+        ensure_embedded(*(Path(_filled(f"${name}", environment)) for name in ("train_dir", "val_dir")))
+
+
+def parse(arguments: Sequence[str]) -> tuple[Request, list[str]]:
+    """The request, and the flags for the entry; UserError for words that are none, or of an unknown dataset."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    names, extra = list(arguments[:cut]), list(arguments[cut + 1 :])
+    stage, dataset_name = names[:2] if len(names) > 1 else (None, None)
+    if stage not in recipes.ENTRIES:
+        raise UserError(f"usage: python -m utils.launch STAGE DATASET ...; stages: {' '.join(recipes.ENTRIES)}")
+    recipes.check_name("dataset", dataset_name, recipes.DATASETS)
+    leading = list(takewhile(lambda word: not word.startswith("-"), extra))
+    if stage == "pretrain":
+        teachers = leading or names[2:] or recipes.all_teachers(dataset_name)
+        return Request(stage, dataset_name, models=tuple(teachers)), extra[len(leading) :]
+    method, *choice = names[2:] or [""]
+    if stage == "validate":  # another IPC and student may follow
+        choice[: len(leading[:2])] = leading[:2]
+        extra = extra[len(leading[:2]) :]
+    if not choice or not choice[0].isdecimal():
+        raise UserError(f"{stage} needs a method and its IPC, a number, behind the dataset; not {' '.join(choice)!r}")
+    recipe = recipes.recipe_of(dataset_name, method, int(choice[0]))
+    models = (choice[1:2] or [recipe.student]) if stage == "validate" else []
+    return Request(stage, dataset_name, method, int(choice[0]), tuple(models)), extra
+
+
+def entry_words(request: Request, environment: Mapping[str, str]) -> list[str]:
+    """The arguments of the entry: the recipe, by name, and the folders that `environment` gives.
+
+    Raises UserError where a variable of config.sh is missing that the stage needs.
+    """
+    stage, dataset_name, method, ipc, models = request
+    values = {"dataset_name": dataset_name, "recipe": method, "ipc": ipc, "model": models or None}
+    folders = recipes.locations(stage, dataset_name, method, ipc, *models[:1])
+    values |= {name: _filled(folder, environment) for name, folder in folders.items()}
+    return [word for words in recipes.flags(values) for word in words]
+
+
+def log_path(request: Request, environment: Mapping[str, str]) -> Path:
+    """`<Main_Data_Path>/logs/<stage>_<dataset>_<method>_ipc<N>_<student>.log`, of what there is of these."""
+    parts = [request.stage, request.dataset_name]
+    if request.stage != "pretrain":
+        parts += [request.method, f"ipc{request.ipc}", *request.models]
+    return Path(_filled("$Main_Data_Path", environment)) / "logs" / f"{'_'.join(parts).replace(':', '_')}.log"
+
+
+def _filled(folder: str, environment: Mapping[str, str]) -> str:
+    """`folder` with the variables of config.sh filled in."""
+    try:
+        return Template(folder).substitute({name: value for name, value in environment.items() if value})
+    except KeyError as error:
+        raise UserError(f"{error.args[0]} is not set: give it in config.sh, or in the environment") from None
+
+
+if __name__ == "__main__":
+    run_entry(main)
