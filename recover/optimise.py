@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.augmentation import augment_batch, augmentation_matrices, sample_batch_augmentations
+from utils.device import memory_format
 from utils.errors import UserError
 from utils.residual import cosine_rate, merge_residual, resize
 
@@ -82,7 +83,7 @@ def recover_batch(
             (rows,), (columns,) = augmentation_matrices(draw, size)
             view = augment_batch(images, rows, columns)
             with torch.autocast(images.device.type, torch.float16, enabled=on_cuda):
-                logits, bn_loss = teacher(view)
+                logits, bn_loss = teacher(view.contiguous(memory_format=memory_format(view.device)))
             ce_loss = F.cross_entropy(logits, labels)
             loss = ce_loss + plan.r_bn * bn_loss
             optimiser.zero_grad(set_to_none=True)

@@ -30,7 +30,7 @@ from recover.optimise import Step, recover_batch
 from utils.bn_matching import MatchedTeacher
 from utils.cli import print_settings
 from utils.datasets import Dataset, channel_tensors, get_dataset, to_pixels
-from utils.device import choose_device
+from utils.device import choose_device, memory_format
 from utils.distilled import distilled_path, is_made_with, record_path, write_distilled
 from utils.errors import UserError, run_entry
 from utils.randomness import generator_for
@@ -56,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     made_with = what_shapes_images(settings, [loaded[name] for name in settings.teacher_model_list], device)
     check_record(record_path(folder), made_with, "distilled images")
 
+    multiplier = settings.first_bn_multiplier
     matched = {
-        name: MatchedTeacher(teacher.module.to(device), settings.first_bn_multiplier)
+        name: MatchedTeacher(teacher.module.to(device, memory_format=memory_format(device)), multiplier)
         for name, teacher in loaded.items()
     }
     teachers = [matched[name] for name in settings.teacher_model_list]
