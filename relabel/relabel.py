@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from models.checkpoints import load_teacher
 from relabel import flags
-from utils.batch_statistics import epoch_groups, forget_running_statistics, forward_in_groups
+from utils.batch_statistics import GroupedNetwork, epoch_groups
 from utils.cli import print_settings
 from utils.datasets import Dataset, get_dataset, images_digest
-from utils.device import choose_device
+from utils.device import choose_device, images_at_once, memory_format
 from utils.distillation import committee_weights
 from utils.distilled import read_distilled
 from utils.errors import UserError, run_entry
@@ -40,8 +40,6 @@ from utils.fkd import (
 )
 from utils.records import check_record
 from utils.report import report_run
-
-VIEW_BYTES_AT_ONCE = 2**26  # of float32 views held at once
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -73,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     check_record(folder / "settings.json", record, "soft labels")
 
-    networks = [teacher.module.to(device) for teacher in teachers]
+    layout = memory_format(device)
+    networks = [teacher.module.to(device, memory_format=layout) for teacher in teachers]
     if settings.eval_mode == "F":
-        networks = [forget_running_statistics(network) for network in networks]
+        networks = [GroupedNetwork(network) for network in networks]
     images = images.to(device)
     started = time.monotonic()
     missing = [
@@ -112,19 +111,18 @@ def label_epoch(
     running statistics normalises with.
     """
     groups = epoch_groups(settings.images, settings.batch_size)
-    views_at_once = VIEW_BYTES_AT_ONCE // (4 * 3 * settings.size**2)
     parts = []
-    for first, last in chunks_of_batches(settings, views_at_once):
+    for first, last in chunks_of_batches(settings, images_at_once(settings.size, images.device)):
         views = render_views(images, epoch, first, last, settings, dataset)
-        chunk_groups = [size for batch in groups[first:last] for size in batch]
-        parts.append(
-            sum(
-                weight * forward_in_groups(teacher, views, chunk_groups).float()
-                for teacher, weight in zip(teachers, weights.tolist(), strict=True)
-            ).cpu()
+        views = views.contiguous(memory_format=memory_format(images.device))
+        of_chunk = [size for batch in groups[first:last] for size in batch]
+        answers = (
+            weight * (teacher(views, of_chunk) if isinstance(teacher, GroupedNetwork) else teacher(views)).float()
+            for teacher, weight in zip(teachers, weights.tolist(), strict=True)
         )
+        parts.append(sum(answers))
         progress.update(len(views))
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()
 
 
 def store_folder(prefix: Path, batch_size: int, ipc: int) -> Path:

@@ -4,9 +4,9 @@ import ctypes
 import platform
 import resource
 import sys
+from importlib import metadata
 
 import torch
-import torchvision
 
 from utils.errors import UserError
 
@@ -38,6 +38,26 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # ...which is never shortened
 
 
+def images_at_once(size: int, device: torch.device) -> int:
+    """How many images of `size` pixels a side go through a network together where nothing is kept for a gradient.
+
+    It follows from the image and from the class of the device's memory, not from what happens to be free, so that
+    rounding is the same in every run: as many as keep a CPU's caches warm and a GPU busy.
+    """
+    pixels = 2**17
+    if device.type == "cuda":
+        gigabytes = torch.cuda.get_device_properties(device).total_memory / 2**30
+        pixels = 2**24 if gigabytes > 60 else 2**23 if gigabytes > 20 else 2**22
+    elif device.type == "mps":
+        pixels = 2**20
+    return max(1, pixels // size**2)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The layout that convolutions are fastest in: channels last on CPUs and on CUDA, the default elsewhere."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """Peak bytes so far: of the CUDA allocator on a GPU, of this process's resident memory elsewhere."""
     if device.type == "cuda":
@@ -55,4 +75,6 @@ def describe_device(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on, for result files."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
+    # torchvision is not imported for it: that takes a second, which every run would wait
+    torchvision = metadata.version("torchvision")
+    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision}

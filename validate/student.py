@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.registry import build_network
-from utils.batch_statistics import group_sizes
+from utils.batch_statistics import GroupedNetwork, group_sizes
 from utils.datasets import Dataset, normalise
+from utils.device import images_at_once, memory_format
 from utils.distillation import distillation_loss, epoch_rate, parameter_groups, top_accuracy
 from utils.errors import UserError
 from utils.files import write_whole
@@ -20,7 +21,6 @@ from utils.fkd import LabelStore, chunks_of_batches, read_epoch, render_views
 from utils.randomness import seed_for
 from utils.training_state import load_training, save_training
 
-VIEW_BYTES_AT_ONCE = 2**26  # of float32 views held at once
 TEST_BATCH = 256
 
 
@@ -70,14 +70,16 @@ def train_student(
     Raises UserError, with epoch and batch, where the loss is not finite.
     """
     device = images.device
-    student = build_student(settings.model, dataset, seed).to(device)
-    optimiser, base_rate = build_optimiser(student, settings)
+    student = GroupedNetwork(build_student(settings.model, dataset, seed)).to(
+        device, memory_format=memory_format(device)
+    )
+    optimiser, base_rate = build_optimiser(student.network, settings)
     checkpoint = folder / "checkpoint.pt"
     belongs_to = {"student": settings.model, "seed": seed, "labels": store.sha256, "epochs": settings.epochs}
     state = load_training(checkpoint, belongs_to) or {"metrics": []}
     metrics = state["metrics"]
     if metrics:
-        student.load_state_dict(state["student"])
+        student.network.load_state_dict(state["student"])
         optimiser.load_state_dict(state["optimiser"])
     write_metrics(folder, metrics)
     progress = tqdm(total=settings.epochs * len(images), desc=f"validate seed {seed}", unit="view", unit_scale=True)
@@ -93,20 +95,20 @@ def train_student(
             line = {"epoch": epoch, "lr": rate, "loss": loss}
             if is_tested(epoch, settings):
                 student.eval()
-                line["top1"], line["top5"] = top_accuracy(student, test_batches(*test_set, dataset, device))
+                line["top1"], line["top5"] = top_accuracy(student.network, test_batches(*test_set, dataset, device))
                 progress.set_postfix(top1=f"{line['top1']:.1f} %")
             line["seconds"] = round(time.monotonic() - started, 3)
             metrics.append(line)
             log.write(json.dumps(line) + "\n")
             log.flush()
             if "top1" in line:
-                tensors = {"student": student.state_dict(), "optimiser": optimiser.state_dict()}
+                tensors = {"student": student.network.state_dict(), "optimiser": optimiser.state_dict()}
                 save_training(checkpoint, belongs_to, {"metrics": metrics, **tensors})
     return metrics
 
 
 def train_epoch(
-    student: nn.Module,
+    student: GroupedNetwork,
     optimiser: torch.optim.Optimizer,
     settings: Namespace,
     number: int,
@@ -117,32 +119,29 @@ def train_epoch(
 ) -> float:
     """One epoch in the stored order, one optimiser step a batch; its mean loss an image.
 
-    Each batch is cut in micro-batches as relabel cut it, each forwarded on its own: the student's BatchNorm sees the
-    images that the teachers' saw.
+    Each batch is cut in micro-batches as relabel cut it, each normalised on its own: the student's BatchNorm sees the
+    images that the teachers' saw. All go forward and backward together, which adds their gradients up.
     """
     student.train()
-    epoch, logits = read_epoch(store.folder, number)
-    logits = logits.to(images.device)
+    epoch, soft_labels = read_epoch(store.folder, number)
+    soft_labels = soft_labels.to(images.device)
     losses = []
-    views_at_once = VIEW_BYTES_AT_ONCE // (4 * 3 * dataset.size**2)
-    for first, last in chunks_of_batches(store.settings, views_at_once):
+    for first, last in chunks_of_batches(store.settings, images_at_once(dataset.size, images.device)):
         views = render_views(images, epoch, first, last, store.settings, dataset)
         place = first * settings.batch_size
-        labels = logits[place : place + len(views)]
-        for batch, batch_labels in zip(
-            views.split(settings.batch_size), labels.split(settings.batch_size), strict=True
-        ):
-            groups = group_sizes(len(batch), settings.gradient_accumulation_steps)
+        labels = soft_labels[place : place + len(views)]
+        views = views.contiguous(memory_format=memory_format(images.device))
+        for batch, its_labels in zip(views.split(settings.batch_size), labels.split(settings.batch_size), strict=True):
+            logits = student(batch, group_sizes(len(batch), settings.gradient_accumulation_steps))
+            loss = distillation_loss(logits, its_labels, settings.temperature, len(batch))
             optimiser.zero_grad(set_to_none=True)
-            for part, part_labels in zip(batch.split(groups), batch_labels.split(groups), strict=True):
-                loss = distillation_loss(student(part), part_labels, settings.temperature, len(batch))
-                loss.backward()
-                losses.append(loss.detach())
+            loss.backward()
             optimiser.step()
+            losses.append(loss.detach())
             progress.update(len(batch))
     losses = torch.stack(losses).cpu()  # the epoch's one wait for the device
     if not losses.isfinite().all():
-        batch = int((~losses.isfinite()).nonzero()[0]) // settings.gradient_accumulation_steps
+        batch = int((~losses.isfinite()).nonzero()[0])
         raise UserError(f"epoch {number}, batch {batch}: the loss is not finite; lower the learning rate")
     return losses.sum().item() / store.settings.batches
 

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from models.checkpoints import load_network
-from utils.batch_statistics import epoch_groups, forget_running_statistics, forward_in_groups, group_sizes
+from models.registry import build_network
+from utils.batch_statistics import GroupedNetwork, epoch_groups, group_sizes, normalise_groups
 from utils.datasets import get_dataset
 from utils.distillation import committee_weights
+from utils.plain import PlainGroupedNetwork
+from utils.randomness import generator_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FASHION = get_dataset("fashion_mnist")
@@ -35,13 +38,13 @@ def teachers(*names):
 def test_logits_agree_with_the_published_ones(golden, relative):
     expected = golden("relabel_batch")
     weights = committee_weights(None, 2).tolist()
-    first, second = (forget_running_statistics(teacher) for teacher in teachers("teacher_a", "teacher_b"))
-    logits = [forward_in_groups(teacher, expected["mixed"], group_sizes(16)) for teacher in (first, second)]
+    networks = [GroupedNetwork(teacher) for teacher in teachers("teacher_a", "teacher_b")]
+    logits = [network(expected["mixed"], group_sizes(16)) for network in networks]
     assert relative(logits[0], expected["logits_teacher_a"]) < 1e-4
     both = weights[0] * logits[0] + weights[1] * logits[1]
     assert relative(both, expected["logits_teacher_ab"]) < 1e-4
     (plain,) = teachers("teacher_a")
-    assert relative(forward_in_groups(plain, expected["mixed"], [16]), expected["logits_teacher_a_eval"]) < 1e-4
+    assert relative(plain(expected["mixed"]), expected["logits_teacher_a_eval"]) < 1e-4
 
 
 @torch.no_grad()
@@ -49,9 +52,107 @@ def test_dropout_stays_off_and_nothing_is_kept(golden):
     images = golden("relabel_batch")["mixed"]
     (teacher,) = teachers("teacher_a")
     teacher.linear = torch.nn.Sequential(torch.nn.Dropout(0.5), teacher.linear).eval()
-    forget_running_statistics(teacher)
-    before = copy.deepcopy(teacher.state_dict())
-    assert torch.equal(forward_in_groups(teacher, images, [8, 8]), forward_in_groups(teacher, images, [8, 8]))
-    after = teacher.state_dict()
+    network = GroupedNetwork(teacher)
+    before = copy.deepcopy(network.state_dict())
+    assert torch.equal(network(images, [8, 8]), network(images, [8, 8]))
+    after = network.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+FAMILIES = ["ResNet18", "Densenet121", "MobileNetV2", "ShuffleNetV2", "ConvNetBN_W32", "WRN-16-2", "ConvNetW128"]
+GROUPS = [[8, 8], [5, 5], [4, 4, 4, 4, 1, 2], [3]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("groups", GROUPS, ids=str)
+def test_a_teacher_answers_as_group_by_group(name, groups, relative):
+    torch.manual_seed(0)
+    network = build_network(name, FASHION).eval()
+    images = torch.randn(sum(groups), 3, 32, 32, generator=generator_for("images"))
+    expected = PlainGroupedNetwork(copy.deepcopy(network))(images, groups)
+    assert relative(GroupedNetwork(network)(images, groups), expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("groups", [[2, 2], [2, 3, 1]], ids=str)
+def test_a_student_learns_as_group_by_group(name, groups, relative):
+    """Logits, gradients and running statistics, in float64: the same mathematics."""
+    torch.manual_seed(0)
+    plain = build_network(name, FASHION).double()
+    grouped = GroupedNetwork(copy.deepcopy(plain))
+    images = torch.randn(sum(groups), 3, 32, 32, generator=generator_for("images"), dtype=torch.float64)
+    expected = PlainGroupedNetwork(plain)(images, groups)
+    got = grouped(images, groups)
+    assert relative(got, expected) < 1e-5
+    for logits in (got, expected):
+        torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % 10).backward()
+    for (its_name, a), b in zip(grouped.network.named_parameters(), plain.parameters(), strict=True):
+        if b.grad.abs().max() > 1e-9:  # a bias before BatchNorm has a gradient of rounding alone
+            assert relative(a.grad, b.grad) < 1e-5, its_name
+    assert list(grouped.network.state_dict()) == list(plain.state_dict())
+    assert_same_statistics(grouped.network, plain)
+
+
+def assert_same_statistics(network, expected):
+    for (name, a), b in zip(network.state_dict().items(), expected.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6), name
+
+
+@pytest.mark.parametrize("groups", GROUPS, ids=str)
+def test_a_student_in_float32_answers_and_remembers_as_group_by_group(groups, relative):
+    torch.manual_seed(0)
+    plain = build_network("ShuffleNetV2", FASHION)
+    grouped = GroupedNetwork(copy.deepcopy(plain))
+    images = torch.randn(sum(groups), 3, 32, 32, generator=generator_for("images"))
+    assert relative(grouped(images, groups), PlainGroupedNetwork(plain)(images, groups)) < 1e-5
+    assert_same_statistics(grouped.network, plain)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", GROUPS, ids=str)
+def test_both_ways_to_normalise_groups_are_plain_batch_norm(memory_format, groups, relative):
+    """The kernels of the CPU (float32) and the reduction of the other devices (here in float64)."""
+    generator = generator_for("activations")
+    activations = torch.randn(sum(groups), 6, 7, 7, generator=generator, dtype=torch.float64)
+    weight, bias, upstream = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in (6, 6, activations.shape)
+    )
+    results = {}
+    for name, dtype in {"plain": torch.float64, "reduction": torch.float64, "kernels": torch.float32}.items():
+        leaves = [tensor.to(dtype).clone().requires_grad_(True) for tensor in (activations, weight, bias)]
+        inputs = leaves[0].contiguous(memory_format=memory_format)
+        if name == "plain":
+            parts = inputs.split(groups)
+            output = torch.cat(
+                [torch.nn.functional.batch_norm(part, None, None, *leaves[1:], training=True) for part in parts]
+            )
+        else:
+            output, means, variances = normalise_groups(inputs, groups, *leaves[1:], 1e-5)
+            assert relative(means[0], activations[: groups[0]].mean(dim=(0, 2, 3))) < 1e-5
+            assert relative(variances[0], activations[: groups[0]].var(dim=(0, 2, 3), correction=0)) < 1e-5
+        (output * upstream.to(dtype)).sum().backward()
+        results[name] = [output.detach(), *(leaf.grad for leaf in leaves)]
+    for name in ("reduction", "kernels"):
+        assert all(relative(a, b) < 1e-5 for a, b in zip(results[name], results["plain"], strict=True))
+
+
+@torch.no_grad()
+def test_a_network_with_other_layers_that_see_the_batch_goes_group_by_group(relative):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(12), torch.nn.Linear(12, 4)).eval()
+    images = torch.randn(10, 3, 2, 2)
+    expected = PlainGroupedNetwork(copy.deepcopy(network))(images, [5, 5])
+    grouped = GroupedNetwork(network)
+    assert not grouped.at_once
+    assert torch.equal(grouped(images, [5, 5]), expected)
+
+
+@torch.no_grad()
+def test_a_student_is_tested_with_its_running_statistics():
+    torch.manual_seed(0)
+    plain = build_network("ConvNetBN_W32", FASHION)
+    grouped = GroupedNetwork(copy.deepcopy(plain))
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.equal(grouped.eval().network(images), plain.eval()(images))

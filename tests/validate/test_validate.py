@@ -6,7 +6,6 @@ import pytest
 import torch
 from PIL import Image
 
-from models.registry import build_network
 from recover import recover
 from relabel import relabel
 from utils import fkd
@@ -115,19 +114,14 @@ def test_other_settings_into_the_same_folder_are_refused(labelled, refusal):
 def test_micro_batches_see_the_halves_that_relabel_made(labelled, monkeypatch):
     seen = []
 
-    class Spy(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = build_network("ConvNetBN_W32", FASHION)
+    class Spy(student.GroupedNetwork):
+        def forward(self, images, groups):
+            seen.append(list(groups))
+            return super().forward(images, groups)
 
-        def forward(self, images):
-            if self.training:
-                seen.append(len(images))
-            return self.network(images)
-
-    monkeypatch.setattr(student, "build_network", lambda name, dataset: Spy())
+    monkeypatch.setattr(student, "GroupedNetwork", Spy)
     validate.main(labelled.validate("--epochs", "1"))
-    assert seen == [4, 4, 4, 4, 2, 2]  # 20 images: batches of 8, 8 and 4
+    assert seen == [[4, 4], [4, 4], [2, 2]]  # 20 images: batches of 8, 8 and 4
 
 
 def test_one_epoch_is_the_plain_training_loop(labelled):
@@ -135,9 +129,9 @@ def test_one_epoch_is_the_plain_training_loop(labelled):
     store = fkd.open_store(labelled.root / "fkd/labels_bs8_ipc2")
     settings = flags.parse(labelled.validate())
     images, _, _ = validate.read_distilled(settings.original_data_path, FASHION)
-    network = student.build_student("ConvNetBN_W32", FASHION, 0)
+    network = student.GroupedNetwork(student.build_student("ConvNetBN_W32", FASHION, 0))
     plain = student.build_student("ConvNetBN_W32", FASHION, 0)
-    optimiser, _ = student.build_optimiser(network, settings)
+    optimiser, _ = student.build_optimiser(network.network, settings)
     plain_optimiser, _ = student.build_optimiser(plain, settings)
     bar = student.tqdm(disable=True)
     loss = student.train_epoch(network, optimiser, settings, 0, store, images, FASHION, bar)
@@ -154,7 +148,7 @@ def test_one_epoch_is_the_plain_training_loop(labelled):
             total += divergence.item()
         plain_optimiser.step()
     assert loss == pytest.approx(total / 3, rel=1e-4)
-    for got, expected in zip(network.state_dict().values(), plain.state_dict().values(), strict=True):
+    for got, expected in zip(network.network.state_dict().values(), plain.state_dict().values(), strict=True):
         assert torch.allclose(got.float(), expected.float(), atol=2e-4)
 
 
