@@ -89,93 +89,40 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, activations: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
             return super().forward(activations)
-        sizes = self.grouping.sizes
-        output, means, variances = normalise_groups(activations, sizes, self.weight, self.bias, self.eps)
-        if self.running_mean is not None:
-            self._update(means.detach(), variances.detach(), sizes, activations[0, 0].numel())
-        return output
-
-    @torch.no_grad()
-    def _update(self, means: Tensor, variances: Tensor, sizes: Sequence[int], places: int) -> None:
-        """Move the running statistics as the groups would one after the other."""
-        for mean, var, size in zip(means, variances, sizes, strict=True):
-            count = size * places
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (count / max(count - 1, 1)), self.momentum)
-        self.num_batches_tracked += len(sizes)
+        if self.training:  # few groups, one after the other: the running statistics move with each
+            groups = activations.split(self.grouping.sizes)
+            return torch.cat([super(GroupedBatchNorm2d, self).forward(group) for group in groups])
+        return normalise_groups(activations, self.grouping.sizes, self.weight, self.bias, self.eps)
 
 
 def normalise_groups(
     activations: Tensor, sizes: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """BatchNorm of N x C x H x W in consecutive groups of images, each by its own statistics.
+) -> Tensor:
+    """BatchNorm of N x C x H x W in consecutive groups of images, each by its own statistics, all in a few calls.
 
-    sizes: images in each of the G groups, N together; weight, bias: C each, or None. Returns the output and the
-    groups' means and biased variances (G x C, float32 or wider).
+    sizes: images in each of the G groups, N together; weight, bias: C each, or None. The output has the activations'
+    type; statistics are float32 or wider.
     """
-    if activations.device.type == "cpu" and activations.dtype == torch.float32:
-        return _GroupKernels.apply(activations, weight, bias, eps, tuple(sizes))
     runs = [(size, len(list(same))) for size, same in itertools.groupby(sizes)]  # of groups that are equally large
     parts = activations.split([size * groups for size, groups in runs])
-    normalised = [
-        _normalise_run(part, groups, weight, bias, eps) for part, (_, groups) in zip(parts, runs, strict=True)
-    ]
-    return tuple(torch.cat(tensors) if len(runs) > 1 else tensors[0] for tensors in zip(*normalised, strict=True))
+    outputs = []
+    for part, (size, groups) in zip(parts, runs, strict=True):
+        mean, var = _group_statistics(part, size, groups)
+        scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
+        shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
+        scale, shift = (vector[:, None, :, None, None] for vector in (scale, shift))
+        output = torch.addcmul(shift, part.unflatten(0, (groups, size)).to(scale.dtype), scale)
+        outputs.append(output.flatten(0, 1).to(activations.dtype))
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
-def _normalise_run(
-    activations: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`normalise_groups` for groups of one size, as one reduction and one product for all of them."""
-    by_group = activations.unflatten(0, (groups, -1))
-    by_group = by_group.to(torch.promote_types(activations.dtype, torch.float32))
-    var, mean = torch.var_mean(by_group, dim=(1, 3, 4), correction=0)  # G x C
-    scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
-    shift = -mean * scale if bias is None else bias - mean * scale
-    output = torch.addcmul(shift[:, None, :, None, None], by_group, scale[:, None, :, None, None])
-    return output.flatten(0, 1).to(activations.dtype), mean, var
-
-
-class _GroupKernels(torch.autograd.Function):
-    """`normalise_groups` on a CPU: PyTorch's own kernel for each group, which is small enough to stay in the cache."""
-
-    @staticmethod
-    def forward(
-        ctx, activations: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, sizes: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        output = torch.empty_like(activations)
-        means, inverse_stds = (activations.new_empty(len(sizes), activations.shape[1]) for _ in range(2))
-        groups = zip(activations.split(sizes), output.split(sizes), means, inverse_stds, strict=True)
-        for group, its_output, mean, inverse_std in groups:
-            torch.ops.aten.native_batch_norm.out(
-                group,
-                *(weight, bias, None, None, True, 0.0, eps),
-                out=its_output,
-                save_mean=mean,
-                save_invstd=inverse_std,
-            )
-        ctx.save_for_backward(activations, weight, means, inverse_stds)
-        ctx.eps, ctx.sizes, ctx.affine = eps, sizes, weight is not None
-        variances = inverse_stds.pow(-2) - eps
-        ctx.mark_non_differentiable(means, variances)
-        return output, means, variances
-
-    @staticmethod
-    def backward(ctx, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        activations, weight, means, inverse_stds = ctx.saved_tensors
-        wanted = [ctx.needs_input_grad[0], ctx.affine, ctx.affine]
-        groups = zip(grad_output.split(ctx.sizes), activations.split(ctx.sizes), means, inverse_stds, strict=True)
-        grads = [
-            torch.ops.aten.native_batch_norm_backward(
-                grad, group, weight, None, None, mean, inverse_std, True, ctx.eps, wanted
-            )
-            for grad, group, mean, inverse_std in groups
-        ]
-        by_input, by_weight, by_bias = zip(*grads, strict=True)
-        return (
-            torch.cat(by_input) if wanted[0] else None,
-            sum(by_weight) if ctx.affine else None,
-            sum(by_bias) if ctx.affine else None,
-            None,
-            None,
-        )
+def _group_statistics(activations: Tensor, size: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of groups of `size` images: G x C each."""
+    on_cpu = activations.device.type == "cpu" and activations.dtype == torch.float32
+    if on_cpu and not torch.compiler.is_compiling():  # one pass over a group that is small enough for the cache
+        found = [torch.batch_norm_update_stats(group, None, None, 0.0) for group in activations.split(size)]
+        means, variances = zip(*found, strict=True)
+        return torch.stack(means), torch.stack(variances)
+    wide = activations.to(torch.promote_types(activations.dtype, torch.float32)).unflatten(0, (groups, size))
+    var, mean = torch.var_mean(wide, dim=(1, 3, 4), correction=0)
+    return mean, var

@@ -5,27 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import RandomResizedCrop
 
 from utils import augmentation as aug
 from utils.datasets import get_dataset, normalise
+from utils.plain import plain_augmentation, plain_view
 from utils.randomness import generator_for
 
 FASHION = get_dataset("fashion_mnist")
-
-
-def pil_view(image, crop, flip):
-    """The plain version: PIL crops, resizes and mirrors one image (uint8, C x S x S)."""
-    top, left, height, width = map(int, crop)
-    size = image.shape[-1]
-    view = Image.fromarray(image.permute(1, 2, 0).numpy()).crop((left, top, left + width, top + height))
-    view = view.resize((size, size), Image.Resampling.BILINEAR)
-    if flip:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return torch.from_numpy(np.array(view)).permute(2, 0, 1)
 
 
 def test_views_agree_with_the_published_ones(golden):
@@ -66,7 +55,7 @@ def test_views_of_photographs_agree_with_pil_edges_included():
     flips = torch.arange(len(crops)) % 2 == 0
     which = torch.arange(len(crops)) % 2
     views = aug.apply_views(images, which, crops, flips)
-    expected = torch.stack([pil_view(images[w], c, f) for w, c, f in zip(which, crops, flips, strict=True)])
+    expected = torch.stack([plain_view(images[w], c, f) for w, c, f in zip(which, crops, flips, strict=True)])
     difference = (views - expected.float()).abs()
     assert difference.max() <= 2  # PIL rounds to 8 bits twice
     assert difference.mean() < 0.5
@@ -123,16 +112,6 @@ def test_mixup_mixes_the_views_by_their_share():
     mixed = aug.mixup(views, torch.tensor([1, 0]), torch.tensor([0.75, 0.75]))
     assert mixed[0].unique().item() == pytest.approx(0.25)
     assert mixed[1].unique().item() == pytest.approx(0.75)
-
-
-def plain_augmentation(images, draw):
-    """The plain version of recover's augmentation: slice, resize with antialias, flip, roll."""
-    top, left, height, width, flip, down, right = draw.tolist()
-    size = images.shape[-1]
-    view = images[..., top : top + height, left : left + width]
-    view = F.interpolate(view, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    view = view.flip(-1) if flip else view
-    return view.roll((down, right), dims=(-2, -1))
 
 
 @pytest.mark.parametrize("size", [24, 32, 56])

@@ -1,0 +1,137 @@
+"""--amp and --compile: what they choose, and that they change no number beyond their type."""
+
+import copy
+
+import pytest
+import torch
+
+from models.registry import build_network
+from utils.batch_statistics import GroupedNetwork
+from utils.bn_matching import MatchedTeacher
+from utils.datasets import get_dataset
+from utils.errors import UserError
+from utils.precision import amp_type, autocast, compiled, gradient_scaler
+
+CIFAR = get_dataset("cifar100")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "auto", "dtype"),
+    [
+        ("auto", CUDA, "fp16", torch.float16),
+        ("auto", CUDA, "off", None),
+        ("auto", CPU, "fp16", None),
+        ("off", CUDA, "fp16", None),
+        ("bf16", CPU, "fp16", torch.bfloat16),
+        ("fp16", CUDA, "off", torch.float16),
+    ],
+)
+def test_auto_is_a_matter_of_device_and_stage(choice, device, auto, dtype):
+    assert amp_type(choice, device, auto) is dtype
+
+
+def test_float16_on_a_cpu_is_refused():
+    with pytest.raises(UserError, match="--amp fp16 needs a GPU"):
+        amp_type("fp16", CPU, "fp16")
+
+
+def test_only_float16_is_scaled():
+    assert gradient_scaler(CPU, torch.float16).is_enabled()
+    assert not gradient_scaler(CPU, torch.bfloat16).is_enabled()
+    assert not gradient_scaler(CPU, None).is_enabled()
+
+
+def test_statistics_and_losses_stay_float32_under_autocast(relative):
+    torch.manual_seed(0)
+    teacher = MatchedTeacher(build_network("ShuffleNetV2", CIFAR).eval().requires_grad_(False), 10.0)
+    images = torch.randn(6, 3, 32, 32, requires_grad=True)
+    _, exact = teacher(images)
+    with autocast(CPU, torch.bfloat16):
+        logits, bn_loss = teacher(images)
+    assert logits.dtype == bn_loss.dtype == torch.float32
+    assert relative(bn_loss, exact) < 0.05
+    (logits.sum() + bn_loss).backward()
+    assert images.grad.isfinite().all()
+
+
+def test_compile_is_off_on_a_cpu_unless_asked_for():
+    network = torch.nn.Linear(2, 2)
+    assert compiled(network, "auto", CPU) is network
+    assert compiled(network, "off", CUDA) is network
+    assert compiled(network, "on", CPU) is not network
+
+
+def as_one_graph(network):
+    """The network traced whole, its graph run by PyTorch itself: what any compiler gets to see."""
+    return torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
+
+
+@pytest.mark.parametrize("name", ["ShuffleNetV2", "ConvNetBN_W32"])
+def test_a_matched_teacher_is_one_graph_with_the_same_numbers(name, relative):
+    torch.manual_seed(0)
+    eager = MatchedTeacher(build_network(name, CIFAR).eval().requires_grad_(False), 10.0)
+    whole = as_one_graph(eager)
+    images = torch.randn(5, 3, 32, 32)
+    results = []
+    for teacher in (eager, whole, whole):  # the second call runs what the first has traced
+        leaf = images.clone().requires_grad_(True)
+        logits, bn_loss = teacher(leaf)
+        (logits.sum() + bn_loss).backward()
+        results.append((logits.detach(), bn_loss.detach(), leaf.grad))
+    for result in results[1:]:
+        assert all(relative(a, b) < 1e-5 for a, b in zip(result, results[0], strict=True))
+    assert eager.seen == []
+
+
+def test_a_grouped_student_is_one_graph_with_the_same_numbers(relative):
+    torch.manual_seed(0)
+    eager = GroupedNetwork(build_network("ConvNetBN_W32", CIFAR))
+    other = copy.deepcopy(eager)
+    images = torch.randn(6, 3, 32, 32)
+    assert relative(as_one_graph(other)(images, (3, 3)), eager(images, (3, 3))) < 1e-5
+    for (name, a), b in zip(other.state_dict().items(), eager.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6), name
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("choice", ["off", "on"])
+def test_on_cuda_a_teacher_gives_the_numbers_of_the_cpu(choice, relative):
+    torch.manual_seed(0)
+    network = build_network("ShuffleNetV2", CIFAR).eval().requires_grad_(False)
+    images = torch.randn(6, 3, 32, 32)
+    results = []
+    for device in (CPU, CUDA):
+        teacher = MatchedTeacher(copy.deepcopy(network).to(device, memory_format=torch.channels_last), 10.0)
+        teacher = compiled(teacher, choice, device)
+        for _ in range(3):  # CUDA graphs are recorded on the second call and replayed on the third
+            leaf = images.to(device).requires_grad_(True)
+            logits, bn_loss = teacher(leaf)
+            (logits.sum() + bn_loss).backward()
+        results.append((logits.detach().cpu(), bn_loss.detach().cpu(), leaf.grad.cpu()))
+    assert all(relative(a, b) < 1e-3 for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("choice", ["off", "on"])
+def test_on_cuda_a_student_learns_as_on_the_cpu(choice, relative):
+    torch.manual_seed(0)
+    network = build_network("ShuffleNetV2", CIFAR)
+    images = torch.randn(16, 3, 32, 32)
+    logits = []
+    for device in (CPU, CUDA):
+        student = GroupedNetwork(copy.deepcopy(network)).to(device, memory_format=torch.channels_last)
+        learner = compiled(student, choice, device)
+        optimiser = torch.optim.AdamW(student.parameters(), lr=1e-4)
+        for _ in range(3):
+            answer = learner(images.to(device), (8, 8))
+            optimiser.zero_grad()
+            answer.square().mean().backward()
+            optimiser.step()
+        logits.append(answer.detach().cpu())
+    assert relative(logits[1], logits[0]) < 1e-2
