@@ -48,6 +48,7 @@ class Recipe:
     epochs: int = 300
     batch: int = 16
     view_area: tuple[float, float] = (0.08, 1.0)
+    seeds: tuple[int, ...] = (0,)  # of the students that run.sh trains
     mix: str = "cutmix"
     mix_alpha: float = 1.0
     # relabel
@@ -94,15 +95,18 @@ def names(text: str) -> tuple[str, ...]:
 
 
 # ---- fashion_mnist: this project's own recipe, small enough for two cores ------------------------------------------
+# Chosen on the training images alone, 500 a class to learn from and 100 to test on, by the student's mean of two seeds:
+# random images 71 %, easy patches 73, distilled at a rate of 0.02, 0.05, 0.1: 75, 75, 76 (120 epochs, IPC 10).
 FASHION_MNIST_LINES = (
-    line("fashion_mnist", sizes=(32,) * 4, budgets=(60,) * 4, classes_a_batch=10, lr=0.05),
-    line("fashion_mnist", observer="ConvNetBN_W32", crop_area=(1.0, 1.0), crops_an_image=1),
-    line("fashion_mnist", epochs=100, batch=10, student="ConvNetBN_W32"),
-    line("fashion_mnist", "fadrm", teachers=names("ConvNetBN_W32")),
-    line("fashion_mnist", "fadrm+", teachers=names("ConvNetBN_W32 ShuffleNetV2")),
+    line("fashion_mnist", sizes=(32,) * 4, budgets=(50,) * 4, classes_a_batch=10, lr=0.1, difficulty="easy"),
+    line("fashion_mnist", observer="ConvNetBN_W64", crop_area=(1.0, 1.0), crops_an_image=1, images_a_class=600),
+    line("fashion_mnist", epochs=150, batch=10, view_area=(0.5, 1.0), student="ConvNetBN_W32", seeds=(0, 1, 2)),
+    line("fashion_mnist", ipc=1, epochs=600),
+    line("fashion_mnist", "fadrm", teachers=names("ConvNetBN_W64")),
+    line("fashion_mnist", "fadrm+", teachers=names("ConvNetBN_W64 ConvNetBN_W32")),
 )
-FASHION_MNIST_TEACHERS = TeacherTraining("adam", lr=0.001, batch_size=128, epochs=8)
-FASHION_MNIST_RATES: dict[tuple[str, str], dict[int, tuple[float, int]]] = {}  # as STUDENT_RATES
+FASHION_MNIST_TEACHERS = TeacherTraining("adam", lr=0.01, batch_size=32, epochs=16, weight_decay=0.0)
+FASHION_MNIST_RATES = {("fashion_mnist", "ConvNetBN_W32"): dict.fromkeys(IPCS, (0.02, 1))}  # as STUDENT_RATES
 
 # ---- the published runs --------------------------------------------------------------------------------------------
 LINES = (
