@@ -32,8 +32,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     method.add_argument("--momentum", type=float, help="of sgd", **from_recipe)
     method.add_argument("--weight-decay", type=float, help="L2 on every parameter", **from_recipe)
     parser.add_common_flags()
+    parser.add_dry_run_flag()
     given = parser.parse_args(argv)
     dataset = get_dataset(given.dataset_name)
+    if given.workers < 0:
+        raise UserError(f"--workers {given.workers}: it must be 0 or more")
     given.model = given.model or recipes.all_teachers(dataset.name)
     for name in given.model:
         check_network(name, dataset)
@@ -56,5 +59,8 @@ def _check(settings: dict) -> None:
         raise UserError(f"--batch-size {settings['batch_size']}: BatchNorm needs at least 2 images")
     if not settings["lr"] > 0:
         raise UserError(f"--lr {settings['lr']}: it must be above 0")
+    for name in ("momentum", "weight_decay"):
+        if not settings[name] >= 0:
+            raise UserError(f"--{name.replace('_', '-')} {settings[name]}: it must be 0 or more")
     if settings["optimizer"] not in OPTIMISERS:
         raise UserError(f"--optimizer {settings['optimizer']}: there are {' '.join(OPTIMISERS)}")

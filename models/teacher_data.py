@@ -1,8 +1,8 @@
 """What a teacher trains on: real images, shuffled and augmented anew in every epoch.
 
 Order and augmentation follow from the seed and the epoch alone, so a training that stopped after any epoch goes on as
-if it had not. Both classes here give the same thing, `batches(seed, epoch, batch_size)`: pixels (uint8, B x 3 x S x S)
-and labels (int64, B) on the device.
+if it had not. Both classes here give the same thing, `batches(seed, epoch, batch_size, team)`: of every batch the part
+that is this process's, on the device.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,24 +16,49 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from utils.augmentation import ASPECT_RANGE, sample_flips
-from utils.datasets import Dataset, decode
+from utils.datasets import Dataset, decode, load_images
+from utils.distributed import ALONE, Team
 from utils.errors import UserError
 from utils.randomness import generator_for
 from utils.real_images import crop_and_resize, sample_boxes_of
 
+LARGEST_RESIDENT = 64  # pixels a side; larger images come in all sizes and are cropped out of their own
+LEAST_PART = 16  # images of a batch for each process: BatchNorm's statistics of fewer are too rough
 PADDING = 4  # pixels on each side
 AREA_RANGE = (0.08, 1.0)
 
 
-def split_batches(order: Tensor, batch_size: int) -> list[Tensor]:
+class Part(NamedTuple):
+    """One process's part of a batch: pixels (uint8, B x 3 x S x S), labels (int64, B), and what its mean loss counts.
+
+    The mean over the processes of weight x gradient is the gradient of the whole batch's mean loss.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    weight: float
+
+
+def split_batches(order: Tensor, batch_size: int, team: Team = ALONE) -> list[Tensor]:
     """Cut an epoch's order (N, int64) in batches; the last one is what is left.
 
-    A single image left over joins the batch before it: BatchNorm has no variance of one value.
+    Fewer than two images a process that are left over join the batch before them: BatchNorm has no variance of one
+    value.
     """
     batches = list(order.split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if len(batches) > 1 and len(batches[-1]) < 2 * team.count:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
+
+
+def worthwhile_team(team: Team, batch_size: int, images: int) -> Team:
+    """As many of the processes as batches of so many images are large enough for; others have nothing to do."""
+    return team._replace(count=min(team.count, max(1, min(batch_size, images) // LEAST_PART)))
+
+
+def weight_of(part: Tensor, batch: Tensor, team: Team) -> float:
+    """What the mean loss of a process's part of a batch counts; 1 where all parts have the same size."""
+    return len(part) * team.count / len(batch)
 
 
 def crop_and_flip(padded: Tensor, which: Tensor, corners: Tensor, flips: Tensor) -> Tensor:
@@ -64,15 +89,17 @@ class ResidentImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, seed: int, epoch: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, seed: int, epoch: int, batch_size: int, team: Team = ALONE) -> Iterator[Part]:
         generator = generator_for(seed, "pretrain", self.dataset.name, epoch)
         order = torch.randperm(len(self), generator=generator)
         corners = torch.randint(0, 2 * PADDING + 1, (len(self), 2), generator=generator)
         flips = sample_flips(len(self), generator)
         device = self.labels.device
         corners, flips = corners.to(device), flips.to(device)
-        for batch in split_batches(order.to(device), batch_size):
-            yield crop_and_flip(self.padded, batch, corners[batch], flips[batch]), self.labels[batch]
+        for batch in split_batches(order.to(device), batch_size, team):
+            part = team.share(batch)
+            pixels = crop_and_flip(self.padded, part, corners[part], flips[part])
+            yield Part(pixels, self.labels[part], weight_of(part, batch, team))
 
 
 class DecodedImages:
@@ -100,14 +127,26 @@ class DecodedImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, seed: int, epoch: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, seed: int, epoch: int, batch_size: int, team: Team = ALONE) -> Iterator[Part]:
         order = torch.randperm(len(self), generator=generator_for(seed, "pretrain", self.dataset.name, epoch))
-        batches = split_batches(order, batch_size)
-        self.plan[:] = [_Batch(seed, epoch, batch.tolist()) for batch in batches]
-        for batch, views in zip(batches, self.loader, strict=True):
+        batches = split_batches(order, batch_size, team)
+        parts = [team.share(batch) for batch in batches]
+        self.plan[:] = [_Batch(seed, epoch, part.tolist()) for part in parts]
+        for batch, part, views in zip(batches, parts, self.loader, strict=True):
             if isinstance(views, str):
                 raise UserError(views)
-            yield views.to(self.device, non_blocking=True), self.labels[batch].to(self.device, non_blocking=True)
+            pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in (views, self.labels[part]))
+            yield Part(pixels, labels, weight_of(part, batch, team))
+
+
+def training_images_of(
+    paths: Sequence[Path], labels: Tensor, dataset: Dataset, device: torch.device, workers: int
+) -> ResidentImages | DecodedImages:
+    """The training images of a dataset, in the way that suits their size. workers: processes that decode."""
+    if dataset.size > LARGEST_RESIDENT:
+        return DecodedImages(paths, labels, dataset, device, workers)
+    images = load_images(paths, dataset, workers=workers, progress="training images")
+    return ResidentImages(images, labels, dataset, device)
 
 
 class _Batch(NamedTuple):

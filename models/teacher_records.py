@@ -33,6 +33,11 @@ def is_downloaded(pool: Path, name: str) -> bool:
     return checkpoint_path(pool, name) is not None and not training_path(pool, name).exists()
 
 
+def is_to_be_trained(pool: Path, name: str) -> bool:
+    """Whether there is neither a teacher with its record nor a downloaded one."""
+    return not is_downloaded(pool, name) and read_record(pool, name) is None
+
+
 def read_record(pool: Path, name: str) -> dict | None:
     """The record of the checkpoint that is there.
 

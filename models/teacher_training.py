@@ -1,15 +1,19 @@
-"""How a network learns from labelled images: its start, its optimiser, one epoch, its test."""
+"""How a network learns from labelled images: its start, its optimiser, one epoch in one process or many, its test."""
 
 from collections.abc import Iterable, Mapping
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from models.registry import build_network
+from models.teacher_data import Part
 from utils.datasets import Dataset, normalise
 from utils.distillation import top_accuracy
+from utils.distributed import PATIENCE, Team
 from utils.errors import UserError
 from utils.randomness import seed_for
 
@@ -37,22 +41,35 @@ def make_optimiser(network: nn.Module, settings: Mapping) -> torch.optim.Optimiz
     return _OPTIMISERS[settings["optimizer"]](network.parameters(), settings)
 
 
+def shared(network: nn.Module, team: Team, device: torch.device) -> nn.Module:
+    """The network as the processes of a team train it together: a backward pass leaves all the mean of their gradients.
+
+    They begin with the leading process's weights. BatchNorm normalises in each process on its own; the running
+    statistics that count are the leading process's.
+    """
+    if team.count == 1:
+        return network
+    backend, ids = ("nccl", [device.index]) if device.type == "cuda" else ("gloo", None)
+    group = dist.new_group(range(team.count), PATIENCE, backend, use_local_synchronization=True)
+    return DistributedDataParallel(network, ids, process_group=group, broadcast_buffers=False)
+
+
 def train_epoch(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Part],
     dataset: Dataset,
     epoch: int,
     progress: tqdm,
 ) -> None:
-    """One pass over batches of pixels (uint8, B x 3 x S x S) and labels (B), by cross-entropy.
+    """One pass over batches, by cross-entropy. network: as `shared` gives it where batches are parts of larger ones.
 
     epoch: counted from 0, for messages. Raises UserError where the loss becomes NaN or infinite.
     """
     network.train()
     losses: list[Tensor] = []  # on the device, looked at now and then
-    for images, labels in batches:
-        loss = F.cross_entropy(network(normalise(images, dataset)), labels)
+    for images, labels, weight in batches:
+        loss = weight * F.cross_entropy(network(normalise(images, dataset)), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

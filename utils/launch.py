@@ -7,7 +7,10 @@
     python -m utils.launch pretrain cifar100
 
 What follows `--` goes to the stage's entry behind the recipe and the folders, so that it wins. In validate it may begin
-with another IPC and student, in pretrain with the teachers to train. Output goes to the terminal and to a log file.
+with another IPC and students, in pretrain with the teachers to train. Output goes to the terminal and to a log file.
+
+Where there are several GPUs, a process for each of them shares the stage (utils/distributed.py); FADRM_PROCESSES gives
+another number of processes, also without GPUs.
 """
 
 import importlib
@@ -21,12 +24,13 @@ from string import Template
 from typing import NamedTuple
 
 from utils import recipes
+from utils.cli import StageParser
 from utils.errors import UserError, run_entry
 from utils.logs import copy_output_to
 
 
 class Request(NamedTuple):
-    """What a script asks for. pretrain has neither method nor IPC; models: its teachers, or the student of validate."""
+    """What a script asks for. pretrain has neither method nor IPC; models: its teachers, or validate's students."""
 
     stage: str
     dataset_name: str
@@ -36,21 +40,51 @@ class Request(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    request, extra = parse(sys.argv[1:] if argv is None else argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    request, extra = parse(arguments)
     if request.stage == "pretrain" and request.dataset_name not in recipes.TEACHER_TRAINING:
         print(f"{request.dataset_name}: torchvision's IMAGENET1K_V1 weights are used online; nothing to train")
         return
     entry, words = recipes.ENTRIES[request.stage], [*entry_words(request, os.environ), *extra]
-    copy_output_to(log_path(request, os.environ), f"python -m {entry} {shlex.join(words)}")
+    processes = how_many_processes(extra, os.environ)
+    tells = processes == 1 and os.environ.get("RANK", "0") == "0"  # of many processes, the first of them begins the log
+    writes = "--dry-run" not in extra
+    if writes:
+        copy_output_to(log_path(request, os.environ), f"python -m {entry} {shlex.join(words)}" if tells else None)
     try:
-        module = importlib.import_module(entry)
+        module = importlib.import_module(entry if processes == 1 else "utils.distributed")
     except ModuleNotFoundError as error:
         raise UserError(
             f"{sys.executable} has no {error.name}: activate the environment that has it, "
             "or let `bash utils/setup.sh` make one"
         ) from error
-    lay_out_embedded(request.dataset_name, os.environ)
-    module.main(words)
+    if writes:
+        lay_out_embedded(request.dataset_name, os.environ)
+    if processes == 1:
+        module.main(words)
+    else:
+        module.run_processes(processes, "utils.launch", arguments)
+
+
+def how_many_processes(flags: Sequence[str], environment: Mapping[str, str]) -> int:
+    """How many processes a stage with these flags runs in: FADRM_PROCESSES, else one for each GPU it may see.
+
+    One, this one, where torchrun has started several already. Raises UserError for a FADRM_PROCESSES that is no number.
+    """
+    if "RANK" in environment:
+        return 1
+    if given := environment.get("FADRM_PROCESSES"):
+        if not given.isdecimal() or int(given) < 1:
+            raise UserError(f"FADRM_PROCESSES={given}: it is a number of processes, 1 or more")
+        return int(given)
+    finder = StageParser("utils.launch", "", add_help=False)
+    finder.add_argument("--device", default="auto")
+    device = finder.parse_known_args(flags)[0].device
+    if device not in ("auto", "cuda") or not any(Path("/dev").glob("nvidia[0-9]*")):
+        return 1
+    import torch  # it takes seconds, which nobody waits without a GPU
+
+    return max(1, torch.cuda.device_count())
 
 
 def lay_out_embedded(dataset_name: str, environment: Mapping[str, str]) -> None:
@@ -74,13 +108,13 @@ def parse(arguments: Sequence[str]) -> tuple[Request, list[str]]:
         teachers = leading or names[2:] or recipes.all_teachers(dataset_name)
         return Request(stage, dataset_name, models=tuple(teachers)), extra[len(leading) :]
     method, *choice = names[2:] or [""]
-    if stage == "validate":  # another IPC and student may follow
-        choice[: len(leading[:2])] = leading[:2]
-        extra = extra[len(leading[:2]) :]
+    if stage == "validate":  # another IPC and other students may follow
+        choice[: len(leading)] = leading
+        extra = extra[len(leading) :]
     if not choice or not choice[0].isdecimal():
         raise UserError(f"{stage} needs a method and its IPC, a number, behind the dataset; not {' '.join(choice)!r}")
     recipe = recipes.recipe_of(dataset_name, method, int(choice[0]))
-    models = (choice[1:2] or [recipe.student]) if stage == "validate" else []
+    models = (choice[1:] or [recipe.student]) if stage == "validate" else []
     return Request(stage, dataset_name, method, int(choice[0]), tuple(models)), extra
 
 

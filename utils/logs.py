@@ -39,12 +39,13 @@ class CopiedStream:
         return getattr(self._stream, name)
 
 
-def copy_output_to(log: Path, title: str) -> None:
+def copy_output_to(log: Path, title: str | None) -> None:
     """From here to the end of the process, append what goes to stdout and stderr to `log`, after a line with `title`.
 
     Both streams stay what they are for everyone else, each on its own. Raises OSError where `log` cannot be written.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as stream:
-        stream.write(f"\n--- {time.strftime('%Y-%m-%d %H:%M:%S')} {title}\n")
+    if title is not None:
+        with log.open("a") as stream:
+            stream.write(f"\n--- {time.strftime('%Y-%m-%d %H:%M:%S')} {title}\n")
     sys.stdout, sys.stderr = CopiedStream(sys.stdout, log), CopiedStream(sys.stderr, log)

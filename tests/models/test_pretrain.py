@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from models import pretrain
 from models.checkpoints import load_teacher
 from models.registry import build_network
+from models.teacher_data import Part
 from models.teacher_training import make_optimiser, train_epoch
 from utils import recipes
 from utils.datasets import get_dataset
@@ -179,7 +180,7 @@ def test_the_first_iteration_that_is_not_finite_is_named():
         for iteration in range(6):
             if iteration == 3:
                 torch.nn.init.constant_(next(network.parameters()), float("nan"))
-            yield pixels, labels
+            yield Part(pixels, labels, 1.0)
 
     with (
         pretrain.tqdm(disable=True) as progress,

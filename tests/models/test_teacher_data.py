@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from models.teacher_data import PADDING, DecodedImages, ResidentImages, crop_and_flip, split_batches
 from utils.datasets import get_dataset
+from utils.distributed import Team
 from utils.errors import UserError
 from utils.randomness import generator_for
 
@@ -47,12 +48,33 @@ def test_crop_and_flip_is_torchvisions_padded_crop():
 def test_every_image_once_an_epoch_with_its_label():
     images, data = resident()
     batches = list(data.batches(0, 0, 4))
-    labels = torch.cat([labels for _, labels in batches])
+    labels = torch.cat([labels for _, labels, _ in batches])
     assert sorted(labels.tolist()) == list(range(21))
-    for views, batch_labels in batches:
+    for views, batch_labels, weight in batches:
+        assert weight == 1
         assert views.dtype == torch.uint8 and views.shape[1:] == (3, 32, 32)
         for view, label in zip(views, batch_labels, strict=True):  # most of a view is its image, moved a little
             assert set(view.unique().tolist()) - {0} <= set(images[label].unique().tolist())
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_every_batch_out(processes):
+    """Together their parts are the batches of one process, and their weights make means of parts the whole's mean."""
+    _, data = resident()
+    team = [Team(rank, processes, rank) for rank in range(processes)]
+    for whole, *parts in zip(data.batches(0, 1, 10), *(data.batches(0, 1, 10, member) for member in team), strict=True):
+        merged = torch.zeros_like(whole.pixels), torch.zeros_like(whole.labels)
+        for member, part in zip(team, parts, strict=True):
+            for target, tensor in zip(merged, part, strict=False):
+                target[member.rank :: processes] = tensor
+        assert torch.equal(merged[0], whole.pixels) and torch.equal(merged[1], whole.labels)
+        means = [part.weight * part.labels.double().mean() for part in parts]
+        assert torch.stack(means).mean().item() == pytest.approx(whole.labels.double().mean().item())
+
+
+def test_no_process_gets_a_single_image():
+    batches = split_batches(torch.arange(25), 10, Team(0, 3, 0))
+    assert [len(batch) for batch in batches] == [10, 15]  # 5 images left over would be 2, 2 and 1
 
 
 def test_seed_and_epoch_decide():
@@ -82,7 +104,7 @@ def test_decoded_images_are_the_same_with_any_number_of_workers(files):
     alone = DecodedImages(files, labels, WOOF, CPU, workers=0)
     helped = DecodedImages(files, labels, WOOF, CPU, workers=1)
     for epoch in (0, 1):
-        for (views, its), (same_views, same) in zip(
+        for (views, its, _), (same_views, same, _) in zip(
             alone.batches(0, epoch, 2), helped.batches(0, epoch, 2), strict=True
         ):
             assert views.shape[1:] == (3, 224, 224) and views.dtype == torch.uint8

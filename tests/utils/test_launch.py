@@ -2,8 +2,10 @@
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
+import torch
 
 from utils import launch, recipes
 from utils.errors import UserError
@@ -31,6 +33,11 @@ FOLDERS = {"Main_Data_Path": "/main", "train_dir": "/train", "val_dir": "/val", 
             "validate cifar10 fadrm 10 A -- --seed 0 1",
             Request("validate", "cifar10", "fadrm", 10, ("A",)),
             ["--seed", "0", "1"],
+        ),
+        (
+            "validate cifar10 fadrm 10 A -- 50 B C --seed 0",
+            Request("validate", "cifar10", "fadrm", 50, ("B", "C")),
+            ["--seed", "0"],
         ),
         (
             "pretrain cifar100 -- --seed 1",
@@ -130,6 +137,40 @@ def test_further_arguments_come_last(entry, tmp_path, capsys):
     title, *rest = (tmp_path / "logs" / "recover_cifar100_fadrm_ipc1.log").read_text().strip().splitlines()
     assert "python -m stand_in --dataset-name cifar100 --recipe fadrm --ipc 1" in title
     assert rest == ["progress", "warning"]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with so many GPUs."""
+
+    def with_gpus(count):
+        monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter(range(count)))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return with_gpus
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment", "flags", "count"),
+    [
+        (0, {}, "", 1),
+        (4, {}, "--seed 1", 4),
+        (4, {}, "--device cuda", 4),
+        (4, {}, "--device cuda --device cpu", 1),
+        (4, {"FADRM_PROCESSES": "1"}, "", 1),
+        (0, {"FADRM_PROCESSES": "3"}, "--device cpu", 3),
+        (4, {"RANK": "1", "FADRM_PROCESSES": "3"}, "", 1),  # torchrun has started them
+    ],
+)
+def test_how_many_processes(machine, gpus, environment, flags, count):
+    machine(gpus)
+    assert launch.how_many_processes(flags.split(), environment) == count
+
+
+@pytest.mark.parametrize("given", ["0", "two", "-1"])
+def test_a_number_of_processes_that_is_none(given):
+    with pytest.raises(UserError, match=f"FADRM_PROCESSES={given}: it is a number"):
+        launch.how_many_processes([], {"FADRM_PROCESSES": given})
 
 
 def test_a_python_without_what_is_needed(entry, monkeypatch):
