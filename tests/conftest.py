@@ -1,7 +1,10 @@
 """Fixtures that tests of several folders share."""
 
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +16,20 @@ from PIL import Image
 from utils.errors import run_entry
 
 GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parents[1]
 
 
 def relative_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
     """max |a - b| / max |b|, the measure of every golden agreement."""
     return ((got.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_process() -> Iterator[None]:
+    """The launcher starts one process for a test that says nothing else, on a machine of several GPUs too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FADRM_PROCESSES", "1")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -78,33 +90,73 @@ def save_image(path: Path, pixels: torch.Tensor) -> None:
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
 
 
-@pytest.fixture
-def world(tmp_path, golden) -> World:
-    pool, patches, val = tmp_path / "pool", tmp_path / "patches", tmp_path / "val"
+def make_world(root: Path) -> World:
+    pool, patches, val = root / "pool", root / "patches", root / "val"
     pool.mkdir()
     shutil.copy(GOLDEN / "teacher_a.safetensors", pool / "ShuffleNetV2.safetensors")
-    pictures = golden("recover_single")["patches"]
+    pictures = safetensors.torch.load_file(GOLDEN / "recover_single.safetensors")["patches"]
     for index, picture in enumerate(pictures):
         for ipc_id in range(2):
             patch = picture.flip(-1) if ipc_id else picture
             save_image(patches / "medium" / f"{index:05d}" / f"class{index:05d}_id{ipc_id:05d}.png", patch)
             save_image(val / f"{index}_class" / f"{ipc_id}.png", patch)
-    return World(tmp_path, pool, patches, val)
+    return World(root, pool, patches, val)
+
+
+@pytest.fixture
+def world(tmp_path) -> World:
+    return make_world(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lasting_world(tmp_path_factory) -> World:
+    """A world for all tests of a module, which leave it as it is."""
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def screen(text: str) -> list[str]:
+    """The lines that a terminal shows of `text` in the end: a carriage return goes back to the start of its line."""
+    lines = []
+    for line in text.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return [line for line in lines if line]
 
 
 @pytest.fixture
 def refusal(capsys) -> Callable[..., str]:
-    """Run an entry point that must refuse: exit status 2, one line on stderr and no traceback. Returns the line."""
+    """Run an entry point that must refuse: exit status 2, no traceback, one line on stderr beside the progress bars.
+
+    Returns that line, which is the last on the screen and none of a bar's.
+    """
 
     def run(main: Callable[[list[str]], None], arguments: list[str]) -> str:
         with pytest.raises(SystemExit) as stopped:
             run_entry(lambda: main(arguments))
         assert stopped.value.code == 2
-        error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(error) == 1
-        return error[0]
+        errors = capsys.readouterr().err
+        lines = screen(errors)
+        assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+        assert errors.endswith(f"{lines[-1]}\n") and "Traceback" not in errors
+        return lines[-1]
 
     return run
+
+
+class Usage(NamedTuple):
+    """What shutil.disk_usage answers."""
+
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture
+def small_disk(monkeypatch) -> Callable[[int], None]:
+    """Let every disk seem to have so many bytes free."""
+    return lambda free: monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free, 0, free))
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -119,3 +171,38 @@ def files_below(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, bytes]]:
     return files_below
+
+
+class Ended(NamedTuple):
+    """A process that ended: its exit status and what it wrote."""
+
+    status: int
+    output: str
+    errors: str
+
+
+class Processes:
+    """Processes of their own: Python from the root of the project, with as many threads as this one."""
+
+    @staticmethod
+    def start(*words: str, before: Sequence[str] = (), **environment: str) -> subprocess.Popen[bytes]:
+        """Start `python WORDS`; before: a command that runs it; environment: variables to change."""
+        known = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*before, sys.executable, *words], env=known | environment, cwd=ROOT, **pipes)
+
+    @staticmethod
+    def wait(process: subprocess.Popen[bytes]) -> Ended:
+        output, errors = process.communicate(timeout=120)
+        return Ended(process.returncode, output.decode(), errors.decode())
+
+    screen = staticmethod(screen)
+
+    @classmethod
+    def run(cls, *words: str, before: Sequence[str] = (), **environment: str) -> Ended:
+        return cls.wait(cls.start(*words, before=before, **environment))
+
+
+@pytest.fixture(scope="session")
+def processes() -> type[Processes]:
+    return Processes

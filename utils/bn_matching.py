@@ -85,6 +85,7 @@ class MatchedTeacher(nn.Module):
             return logits, logits.new_zeros(())
         vectors = [seen.mean for seen in self.seen] + [seen.var for seen in self.seen]
         squares = (torch.cat(vectors) - self.running).square()
+        self.seen.clear()  # nothing is held beyond the step, and a compiled forward leaves nothing behind
         # all norms at once: sums of squares by vector; a norm of zero has gradient zero
         sums = torch.zeros_like(self.weights).index_add(0, self.vector_of, squares)
         return logits, (self.weights * sums.clamp_min(torch.finfo(sums.dtype).tiny).sqrt()).sum()
@@ -164,7 +165,8 @@ def matched_gradient(grad_output: Tensor, activations: Tensor, scale: Tensor, sl
     first has written in the cache.
     """
     scale, slope, offset = (vector.view(1, -1, 1, 1) for vector in (scale, slope, offset))
-    if activations.device.type != "cpu" or activations.dtype != torch.float32:
+    on_cpu = activations.device.type == "cpu" and activations.dtype == torch.float32
+    if torch.compiler.is_compiling() or not on_cpu:
         return torch.addcmul(offset + activations * slope, grad_output, scale).to(activations.dtype)
     gradient = torch.empty_like(activations)
     images = max(1, torch.get_num_threads() * CHUNK_BYTES // (4 * activations[0].numel()))

@@ -32,6 +32,13 @@ class StageParser(argparse.ArgumentParser):
             self.add_argument("--seed", type=int, default=0, help="every random number follows from it")
         self.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
 
+    def add_dry_run_flag(self) -> None:
+        self.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="write nothing: tell how much work is left, and the files, memory and time that it will take",
+        )
+
     def add_recipe_flag(self) -> None:
         self.add_argument(
             "--recipe",

@@ -5,6 +5,7 @@ import platform
 import resource
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -13,13 +14,21 @@ from utils.errors import UserError
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `mps` as a device; UserError where the machine has none of that kind."""
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `mps` as a device; UserError where the machine has none of that kind.
+
+    local_rank: of this process among those on its machine; on CUDA each has a GPU of its own.
+    """
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
     if name == "auto":
         name = next(kind for kind, is_there in available.items() if is_there())
     if not available[name]():
         raise UserError(f"--device {name}: this machine has none that PyTorch can use; take --device auto or cpu")
+    if name == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(f"process {local_rank + 1} on {torch.cuda.device_count()} GPUs: lower --nproc-per-node")
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
     if name == "cpu":
         keep_freed_memory()
     return torch.device(name)
@@ -62,6 +71,10 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Peak bytes so far: of the CUDA allocator on a GPU, of this process's resident memory elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux ru_maxrss may be that of the process that started this one
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
 

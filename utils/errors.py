@@ -1,12 +1,17 @@
 """Errors that are for the person who typed the command."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class UserError(Exception):
     """Something the user can mend. The message is one line: what was wrong, where, what to do."""
+
+
+MENDABLE = (UserError, OSError, KeyboardInterrupt)
 
 
 def run_entry(main: Callable[[], None]) -> None:
@@ -16,12 +21,16 @@ def run_entry(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except UserError as error:
-        _leave(str(error), status=2)
-    except OSError as error:
-        _leave(_describe_os_error(error), status=2)
-    except KeyboardInterrupt:
-        _leave("interrupted; the same command goes on from here", status=130)
+        sys.stdout.flush()  # a full disk shows here, not after the end
+    except MENDABLE as error:
+        leave(*account_of(error))
+
+
+def account_of(error: BaseException) -> tuple[str, int]:
+    """What to say of a mendable error, and the exit status that it ends in."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command goes on from here", 130
+    return _describe_os_error(error) if isinstance(error, OSError) else str(error), 2
 
 
 def _describe_os_error(error: OSError) -> str:
@@ -31,7 +40,11 @@ def _describe_os_error(error: OSError) -> str:
     return f"{where}: {error.strerror or error}; check the path and its permissions"
 
 
-def _leave(message: str, status: int) -> None:
-    sys.stdout.flush()
+def leave(message: str, status: int) -> NoReturn:
+    """End this process with one line on stderr."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # it is what is full: what it holds goes nowhere, or Python would complain of it once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(status)

@@ -1,8 +1,10 @@
 """Files that appear whole: written beside their place, then renamed into it."""
 
+import glob
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,13 +16,36 @@ from torch import Tensor
 from utils.errors import UserError
 
 
+def part_beside(path: Path) -> Path:
+    """The name under which this process makes what is to become `path`. Its folder is there, it is not.
+
+    Removes what processes of this machine that were killed left of their own attempts at the same path.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.{os.uname().nodename}."
+    for part in path.parent.glob(f"{glob.escape(prefix)}*.part"):
+        owner = int(part.name.removeprefix(prefix).removesuffix(".part"))
+        if owner == os.getpid() or not _is_alive(owner):
+            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+    return path.with_name(f"{prefix}{os.getpid()}.part")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it lives, and is somebody else's
+    return True
+
+
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
     Whatever happens meanwhile, `path` is either absent, as it was, or complete.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_beside(path)
     try:
         write(part)
         part.replace(path)

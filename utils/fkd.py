@@ -64,6 +64,9 @@ class Epoch(NamedTuple):
     mix_box: Tensor
     mix_lam: Tensor
 
+    def to(self, device: torch.device) -> "Epoch":
+        return Epoch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
 
 def draw_epoch(settings: ViewSettings, epoch: int) -> Epoch:
     """Everything random of one epoch. It depends on the settings and the epoch alone."""
@@ -89,23 +92,19 @@ def render_views(
 ) -> Tensor:
     """The mixed views of batches first .. last - 1 of an epoch, ready for a network.
 
-    images: all distilled images, uint8, N x 3 x S x S, on any device. Returns float32 on the same device, normalised.
+    images: all distilled images, uint8, N x 3 x S x S; epoch: on the same device. Returns float32, normalised.
     """
     places = slice(first * settings.batch_size, min(last * settings.batch_size, settings.images))
-    device = images.device
-    order, crop, flip, partner = (
-        tensor[places].to(device, non_blocking=True)
-        for tensor in (epoch.order, epoch.crop, epoch.flip, epoch.mix_partner)
-    )
+    order, crop, flip, partner = (tensor[places] for tensor in epoch[:4])
     views = normalise(apply_views(images, order, crop, flip), dataset)
     if settings.mix is None:
         return views
-    row = torch.arange(len(order), device=device)
+    row = torch.arange(len(order), device=images.device)
     batch = row // settings.batch_size
     partner_row = batch * settings.batch_size + partner
     if settings.mix == "cutmix":
-        return cutmix(views, partner_row, epoch.mix_box[first:last].to(device)[batch])
-    return mixup(views, partner_row, epoch.mix_lam[first:last].to(device)[batch])
+        return cutmix(views, partner_row, epoch.mix_box[first:last][batch])
+    return mixup(views, partner_row, epoch.mix_lam[first:last][batch])
 
 
 def chunks_of_batches(settings: ViewSettings, views_at_once: int) -> Iterator[tuple[int, int]]:
@@ -113,6 +112,16 @@ def chunks_of_batches(settings: ViewSettings, views_at_once: int) -> Iterator[tu
     step = max(1, views_at_once // settings.batch_size)
     for first in range(0, settings.batches, step):
         yield first, min(first + step, settings.batches)
+
+
+def store_folder(prefix: Path, batch_size: int, ipc: int) -> Path:
+    """Where relabel puts a store: `<fkd-path>_bs<bs>_ipc<N>`."""
+    return prefix.with_name(f"{prefix.name}_bs{batch_size}_ipc{ipc}")
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a store is complete."""
+    return (folder / MANIFEST).is_file()
 
 
 def epoch_path(folder: Path, epoch: int) -> Path:
@@ -133,10 +142,10 @@ def read_epoch(folder: Path, number: int) -> tuple[Epoch, Tensor]:
     return Epoch(**{name: tensors[name] for name in Epoch._fields}), tensors["logits"]
 
 
-def is_whole(path: Path, settings: ViewSettings, num_classes: int, logits_type: str) -> bool:
-    """Whether an epoch's file is there with its full size and the tensors that an epoch has (header only is read)."""
+def epoch_tensors(settings: ViewSettings, num_classes: int, logits_type: str) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each tensor of an epoch's file, by name, as safetensors calls them."""
     count, batches = settings.images, settings.batches
-    expected = {
+    return {
         "order": ("I32", [count]),
         "crop": ("I16", [count, 4]),
         "flip": ("U8", [count]),
@@ -145,6 +154,11 @@ def is_whole(path: Path, settings: ViewSettings, num_classes: int, logits_type: 
         "mix_lam": ("F32", [batches]),
         "logits": ({"float16": "F16", "float32": "F32"}[logits_type], [count, num_classes]),
     }
+
+
+def is_whole(path: Path, settings: ViewSettings, num_classes: int, logits_type: str) -> bool:
+    """Whether an epoch's file is there with its full size and the tensors that an epoch has (header only is read)."""
+    expected = epoch_tensors(settings, num_classes, logits_type)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -179,7 +193,7 @@ def open_store(folder: Path, verify: bool = False) -> LabelStore:
     Raises UserError for a store that is missing, unfinished, of another format, damaged or with epochs damaged.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not has_manifest(folder):
         raise UserError(f"{folder} is no finished label store (it has no {MANIFEST}): run relabel to its end first")
     manifest = read_json(path)
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -208,7 +222,7 @@ def check_store(store: LabelStore, expected: dict[str, object]) -> None:
         if found[name] != wanted:
             raise UserError(
                 f"the labels in {store.folder} are for {name.replace('_', ' ')} {found[name]}, this run has {wanted}: "
-                f"relabel with the same settings or name another --fkd-path"
+                f"name another --fkd-path, or relabel for this run"
             )
 
 

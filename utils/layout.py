@@ -1,7 +1,6 @@
 """Folders of images that appear whole: filled beside their place, then renamed into it."""
 
 import errno
-import os
 import shutil
 import tarfile
 import zipfile
@@ -14,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.files import part_beside
 
 
 def is_absent(root: Path) -> bool:
@@ -27,11 +27,7 @@ def whole_folder(destination: Path) -> Iterator[Path]:
 
     `destination` is absent or empty. Where another process has put it there meanwhile, that one stays.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{destination.name}.{os.uname().nodename}."
-    _remove_leftovers(destination.parent, prefix)
-    part = destination.with_name(f"{prefix}{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = part_beside(destination)
     part.mkdir()
     try:
         yield part
@@ -46,17 +42,6 @@ def whole_folder(destination: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _remove_leftovers(parent: Path, prefix: str) -> None:
-    """Remove what processes of this machine that were killed left behind."""
-    for part in parent.glob(f"{prefix}*.part"):
-        try:
-            os.kill(int(part.name.removeprefix(prefix).removesuffix(".part")), 0)
-        except ProcessLookupError:
-            shutil.rmtree(part, ignore_errors=True)
-        except PermissionError:
-            continue  # it lives, and is somebody else's
 
 
 def lay_out(images: Iterable[np.ndarray], labels: Sequence[int], class_names: Sequence[str], destination: Path) -> None:

@@ -8,10 +8,12 @@ On disk a patch is `<patch_dir>/<difficulty>/<class:05d>/class<class:05d>_id<ipc
 `patch_dir` the dataset's own folder. Downloaded patches of that layout work as they are.
 """
 
+import io
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -152,8 +154,15 @@ def write_class_patches(folder: Path, class_index: int, patches: Tensor) -> None
     shutil.rmtree(target, ignore_errors=True)
     with whole_folder(target) as part:
         for ipc_id, patch in enumerate(patches.permute(0, 2, 3, 1).numpy()):
-            path = part / patch_path(folder, class_index, ipc_id).name
-            Image.fromarray(patch).save(path, format="JPEG", **JPEG_SETTINGS)
+            # PIL overlooks a disk that fills up while it writes a JPEG; write_bytes does not.
+            (part / patch_path(folder, class_index, ipc_id).name).write_bytes(jpeg_of(patch))
+
+
+def jpeg_of(patch: np.ndarray) -> bytes:
+    """The JPEG file of a patch (uint8, S x S x 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(patch).save(buffer, format="JPEG", **JPEG_SETTINGS)
+    return buffer.getvalue()
 
 
 def require_patches(

@@ -7,6 +7,7 @@ Each step is a command that stands on its own (see utils/launch.py) and that ski
 whose command ended well, and whose files are as it left them, is not even started: so a second call costs seconds.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -34,11 +35,15 @@ class Cell(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One command: its name in the report, its arguments behind `python -m`, and the files and folders it leaves."""
+    """One command: its name in the report, its arguments behind `python -m`, and the files and folders it leaves.
+
+    recipe: what those arguments stand for; with another recipe it is another step.
+    """
 
     name: str
     words: tuple[str, ...]
     outputs: tuple[Path, ...]
+    recipe: str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(words: Sequence[str]) -> Cell:
     """The cell that a command line asks for; UserError for what has no recipe."""
+    if {"-h", "--help"} & set(words):
+        print(f"{__doc__}\n{USAGE}")
+        sys.exit(0)
     cut = words.index("--seed") if "--seed" in words else len(words)
     names, seeds = list(words[:cut]), list(words[cut + 1 :])
     if len(names) > 4 or any(name.startswith("-") for name in names) or not all(seed.isdecimal() for seed in seeds):
@@ -118,25 +126,34 @@ def steps_of(cell: Cell, folders: Mapping[str, Path]) -> list[Step]:
     def stage(name: str, *words: str) -> tuple[str, ...]:
         return ("utils.launch", name, *words)
 
-    return [
-        Step("data", ("utils.prepare_data", dataset), (folders["train"], folders["val"])),
-        Step("teachers", stage("pretrain", dataset, *teachers), trained),
-        Step("patches", stage("patches", *named), (folders["patches"],)),
-        Step("recover", stage("recover", *named), (folders["distilled"],)),
-        Step("relabel", stage("relabel", *named), (folders["labels"],)),
-        Step(
+    steps = [
+        ("data", ("utils.prepare_data", dataset), (folders["train"], folders["val"])),
+        ("teachers", stage("pretrain", dataset, *teachers), trained),
+        ("patches", stage("patches", *named), (folders["patches"],)),
+        ("recover", stage("recover", *named), (folders["distilled"],)),
+        ("relabel", stage("relabel", *named), (folders["labels"],)),
+        (
             "validate",
             stage("validate", *named, student, "--", *seed_flags),
             tuple(folders["results"] / file for file in seed_files),
         ),
-        Step("random images", ("recover.random_images", *random_words), (folders["random"],)),
-        Step("random: relabel", stage("relabel", *named, "--", *random_labels), (folders["random_labels"],)),
-        Step(
+        ("random images", ("recover.random_images", *random_words), (folders["random"],)),
+        ("random: relabel", stage("relabel", *named, "--", *random_labels), (folders["random_labels"],)),
+        (
             "random: validate",
             stage("validate", *named, student, "--", *random_results, *seed_flags),
             tuple(folders["random_results"] / file for file in seed_files),
         ),
     ]
+    return [Step(*step, recipe=recipe_digest(cell)) for step in steps]
+
+
+def recipe_digest(cell: Cell) -> str:
+    """Identity of everything that the table of recipes says of a cell."""
+    dataset, method, ipc, student, _ = cell
+    recipe = recipes.recipe_of(dataset, method, ipc)
+    said = (recipe, recipes.TEACHER_TRAINING.get(dataset), recipes.student_rate(dataset, student, ipc))
+    return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
 def run_step(step: Step, journal: dict[str, dict], journal_path: Path) -> None:
@@ -148,11 +165,12 @@ def run_step(step: Step, journal: dict[str, dict], journal_path: Path) -> None:
     print(f"\n=== {step.name}", flush=True)
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", *step.words])
+    interrupted = False
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except KeyboardInterrupt:  # the step got it too, and says what becomes of its work
-        process.wait()
-        raise
+        interrupted = True
+        _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - started
     failed = os.waitstatus_to_exitcode(status)
     kilobytes = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
@@ -165,10 +183,12 @@ def run_step(step: Step, journal: dict[str, dict], journal_path: Path) -> None:
     write_json(journal_path, journal)
     if failed:
         sys.exit(failed if failed > 0 else 128 - failed)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def key_of(step: Step) -> str:
-    return json.dumps(step.words)
+    return json.dumps([*step.words, step.recipe])
 
 
 def files_of(step: Step) -> dict[str, list[int]] | None:

@@ -35,15 +35,16 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def check_record(path: Path, settings: Mapping[str, object], what: str) -> None:
+def check_record(path: Path, settings: Mapping[str, object], what: str, write: bool = True) -> None:
     """Make sure that the folder of the record `path` takes only what was made with `settings`.
 
-    path: a JSON file, written if absent. settings: whatever shapes the content (no workers, no device).
+    path: a JSON file, written if absent (and `write`). settings: whatever shapes the content (no workers, no device).
     what: what the folder holds, in the plural, for the error ("patches", "distilled images").
     Raises UserError, naming each difference, if the record tells of other settings.
     """
     if not path.exists():
-        write_json(path, plain(settings))
+        if write:
+            write_json(path, plain(settings))
         return
     if found := differences(read_json(path), settings):
         raise UserError(

@@ -10,24 +10,34 @@ from utils.files import write_json
 
 
 def report_run(
-    stage: str, path: Path, device: torch.device, started: float, made: int, unit: str, files: dict[str, str]
+    stage: str,
+    path: Path,
+    device: torch.device,
+    started: float,
+    made: int,
+    unit: str,
+    files: dict[str, str],
+    processes: int = 1,
 ) -> None:
     """Say what a stage made, how long it took and what it used, and write the same to `path`.
 
     started: time.monotonic() at its start; made: how many of `unit` were made now (what was there is not counted);
-    files: what else it left, by name. A run that made nothing leaves an earlier report as it is.
+    files: what else it left, by name; processes: how many made them. A run that made nothing leaves an earlier report
+    as it is.
     """
     seconds = time.monotonic() - started
     memory = peak_memory_bytes(device) / 2**30
     if made == 0:
         print(f"{stage}: everything was there already, with the same settings", flush=True)
     else:
+        used = describe_device(device) if processes == 1 else f"{describe_device(device)}, in {processes} processes"
         print(
             f"{stage}: {made} {unit} in {seconds:.1f} s ({seconds / made:.3g} s each), "
-            f"peak memory {memory:.2f} GiB, on {describe_device(device)}",
+            f"peak memory {memory:.2f} GiB, on {used}",
             flush=True,
         )
         content = {"stage": stage, "made": made, "unit": unit, "seconds": seconds, "peak_memory_gib": memory}
-        write_json(path, {**content, "device": describe_device(device), "versions": versions(), "files": files})
+        content |= {"device": describe_device(device), "processes": processes, "versions": versions(), "files": files}
+        write_json(path, content)
     for name, file in files.items():
         print(f"  {name}: {file}", flush=True)

@@ -185,7 +185,7 @@ def test_an_observer_without_finite_losses_is_named(command, tmp_path):
 def test_the_recipe_gives_the_settings(command, tmp_path):
     at = command.index("--num-crops")
     main([*command[:at], *command[at + 2 :], "--recipe", "fadrm+", "--ipc", "10", "--end-index", "1"])
-    record = json.loads((tmp_path / "patches" / "medium" / "patches.json").read_text())
     recipe = recipes.settings("patches", "fashion_mnist", "fadrm+", 10)
+    record = json.loads((tmp_path / "patches" / recipe["patch_diff"] / "patches.json").read_text())
     for name in ("num_crops", "area_min", "area_max", "max_images", "factor"):
         assert record[name] == recipe[name]

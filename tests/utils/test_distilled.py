@@ -1,0 +1,85 @@
+"""Distilled images on disk: their names, what they say of themselves, reading them back."""
+
+import pytest
+import torch
+from PIL import Image
+
+from utils.datasets import get_dataset
+from utils.distilled import distilled_path, is_made_with, read_distilled, record_path, write_distilled
+from utils.errors import UserError
+from utils.files import write_png
+
+FASHION = get_dataset("fashion_mnist")
+
+
+def noise(count):
+    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three images of each class, written by image index as recover does."""
+    pixels = noise(30)
+    for ipc_id in range(3):
+        paths = [distilled_path(tmp_path, 10, index, ipc_id) for index in range(10)]
+        write_distilled(paths, pixels[10 * ipc_id : 10 * ipc_id + 10], "digest")
+    return tmp_path
+
+
+def test_names_have_three_digits_and_five_above_a_thousand_classes(tmp_path):
+    assert distilled_path(tmp_path, 1000, 7, 12) == tmp_path / "new007" / "class007_id012.png"
+    assert distilled_path(tmp_path, 1001, 7, 12) == tmp_path / "new00007" / "class00007_id00012.png"
+    assert distilled_path(tmp_path, 10, 9, 1234) == tmp_path / "new009" / "class009_id1234.png"
+    assert record_path(tmp_path) == tmp_path / "settings.json"
+
+
+def test_images_come_back_by_class_and_then_by_index(folder):
+    pixels, labels, ipc = read_distilled(folder, FASHION)
+    assert ipc == 3
+    assert labels.tolist() == [index for index in range(10) for _ in range(3)]
+    assert torch.equal(pixels, noise(30).view(3, 10, 3, 32, 32).transpose(0, 1).flatten(0, 1))
+
+
+def test_an_image_says_what_it_was_made_with(folder):
+    path = distilled_path(folder, 10, 4, 2)
+    assert is_made_with(path, "digest", 32)
+    assert not is_made_with(path, "digest", 64)
+    assert not is_made_with(distilled_path(folder, 10, 4, 3), "digest", 32)
+    with pytest.raises(UserError, match=r"class004_id002\.png was made from other patches: move it away"):
+        is_made_with(path, "another", 32)
+
+
+def test_an_image_of_somebody_else_is_not_overwritten(folder):
+    path = distilled_path(folder, 10, 0, 0)
+    write_png(path, Image.new("RGB", (32, 32)))
+    with pytest.raises(UserError, match="made from other patches"):
+        is_made_with(path, "digest", 32)
+
+
+def test_any_damage_is_as_good_as_no_image(folder):
+    """Cut anywhere, or with any byte changed, it is made again; or refused, where the byte is in what it says."""
+    path = distilled_path(folder, 10, 0, 0)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 37):
+        path.write_bytes(whole[:length])
+        assert not is_made_with(path, "digest", 32) or length >= len(whole) - 12  # all but its end mark
+    for place in range(0, len(whole) - 12, 23):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            assert not is_made_with(path, "digest", 32), place
+        except UserError:
+            assert place < 100
+
+
+@pytest.mark.parametrize("extra", [[(5, 3)], [(index, 3) for index in range(9)]])
+def test_classes_need_as_many_images_each(folder, extra):
+    for index, ipc_id in extra:
+        write_distilled([distilled_path(folder, 10, index, ipc_id)], noise(1), "digest")
+    lacking = 0 if len(extra) == 1 else 9
+    with pytest.raises(UserError, match=f"4 images in some classes, 3 in class {lacking}: every class needs as many"):
+        read_distilled(folder, FASHION)
+
+
+def test_no_more_paths_than_images_are_written(tmp_path):
+    with pytest.raises(ValueError, match="shorter"):
+        write_distilled([tmp_path / "a.png", tmp_path / "b.png"], noise(1), "digest")
