@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.checkpoints import Teacher
-from utils.datasets import Dataset, normalise
+from utils.datasets import Dataset, channel_tensors, normalise
 from utils.distilled import distilled_path
 from utils.patches import load_patches, require_patches
 from utils.pictures import contact_sheet
@@ -35,7 +35,7 @@ def plan_work(settings: Namespace, dataset: Dataset) -> Work:
     return work
 
 
-def what_shapes_images(settings: Namespace, teachers: Sequence[Teacher], device: torch.device) -> dict:
+def what_shapes_images(settings: Namespace, teachers: Sequence[Teacher], dtype: torch.dtype | None) -> dict:
     """Everything but the patches themselves that a distilled image depends on: the record of the run."""
     names = (
         "dataset_name initialisation_method patch_diff input_size_lis optimization_budgets alpha lr r_bn "
@@ -44,7 +44,7 @@ def what_shapes_images(settings: Namespace, teachers: Sequence[Teacher], device:
     return {
         **{name: getattr(settings, name) for name in names.split()},
         "residual_patches": settings.patch_dir is not None,
-        "precision": "float16" if device.type == "cuda" else "float32",
+        "precision": str(dtype or torch.float32).removeprefix("torch."),
         "teachers": [{"name": teacher.name, "sha256": teacher.sha256} for teacher in teachers],
     }
 
@@ -79,6 +79,12 @@ def starting_images(
         return patches, patches
     size = settings.input_size_lis[0]
     return torch.randn(batch, 3, size, size, generator=generator).to(device), patches
+
+
+def valid_range_of(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest value of a normalised image, 3 x 1 x 1 each."""
+    mean, std = channel_tensors(dataset, device)
+    return -mean / std, (1 - mean) / std
 
 
 def draw_contact_sheet(settings: Namespace, folder: Path, dataset: Dataset, work: Work) -> Path:

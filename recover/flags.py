@@ -1,6 +1,7 @@
 """The flags of recover, and what must hold between them."""
 
 import argparse
+from argparse import BooleanOptionalAction as Switch
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from recover.optimise import Plan
 from utils.cli import StageParser
 from utils.datasets import Dataset, get_dataset
 from utils.errors import UserError
+from utils.precision import add_speed_flags
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -49,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     method.add_argument("--r-bn", type=float, default=0.05, help="weight of the BN-statistic loss")
     method.add_argument("--first-bn-multiplier", type=float, default=10.0, help="weight of the first BN layer in it")
     method.add_argument("--jitter", type=int, help="largest roll in pixels (default: the dataset's)")
-    method.add_argument("--apply-data-augmentation", action="store_true", help="random resized crop and flip")
+    method.add_argument("--apply-data-augmentation", action=Switch, default=False, help="random resized crop and flip")
     work = parser.add_argument_group("work")
     work.add_argument("--batch-size", type=int, default=100, help="classes optimised together")
     work.add_argument("--ipc-start", type=int, default=0, help="first image index")
@@ -60,7 +62,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     look.add_argument("--verifier", action="store_true", help="print a network's accuracy on the images as they form")
     look.add_argument("--verifier-arch", default="ResNet18", help="that network")
     look.add_argument("--verifier-weight-path", type=Path, help="its weights (default: <model-pool-dir>/<arch>)")
+    add_speed_flags(parser, amp="float16 on CUDA, else float32")
     parser.add_common_flags()
+    parser.add_dry_run_flag()
     parser.add_ignored_flags(
         {
             "--store-best-images": "the images of the last iteration are always stored",

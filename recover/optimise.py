@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from utils.augmentation import augment_batch, augmentation_matrices, sample_batch_augmentations
 from utils.device import memory_format
 from utils.errors import UserError
+from utils.precision import autocast, gradient_scaler
 from utils.residual import cosine_rate, merge_residual, resize
 
 ADAM_BETAS, ADAM_EPS = (0.5, 0.9), 1e-8
-CHECK_EVERY = 50  # iterations between two looks at the losses: each look waits for the device
+CHECK_EVERY = 50  # iterations between two looks at the losses
 
 
 @dataclass(frozen=True)
@@ -55,48 +56,48 @@ def recover_batch(
     plan: Plan,
     valid_range: tuple[Tensor, Tensor],
     generator: torch.Generator,
+    dtype: torch.dtype | None = None,
     watch: Callable[[Step], None] = lambda step: None,
 ) -> Tensor:
     """Optimise the pixels of one batch of classes, stage by stage, merging the patches back in between.
 
     start: B x 3 x s x s, normalised: patches or noise; patches: B x 3 x S x S, or None where nothing is merged;
     labels: B; teachers: called in turn, each answers (logits, R_bn); valid_range: lowest and highest normalised value,
-    each broadcastable to the batch; generator: the batch's own (CPU). `watch` sees every iteration.
+    each broadcastable to the batch; generator: the batch's own (CPU); dtype: what the teachers' forward is cast
+    to (None: float32); statistics and losses stay float32. `watch` sees every iteration.
     Returns B x 3 x S x S, normalised, within the valid range. Raises UserError where a loss is not finite.
     """
     low, high = valid_range
-    on_cuda = start.device.type == "cuda"
-    scaler = torch.amp.GradScaler("cuda", enabled=on_cuda)
-    bad_iteration = torch.full((), plan.iterations, device=start.device)  # the first with a loss that is not finite
+    device = start.device
+    scaler = gradient_scaler(device, dtype)
+    bad_iteration = torch.full((), plan.iterations, device=device)  # the first with a loss that is not finite
     iteration = 0
     images = resize(start, plan.sizes[0])
     for stage, (size, budget) in enumerate(zip(plan.sizes, plan.budgets, strict=True)):
         if stage > 0:
             images = resize(images, size) if patches is None else merge_residual(images, patches, plan.alpha, size)
         images = images.detach().clone().requires_grad_(True)
-        optimiser = torch.optim.Adam([images], lr=plan.lr, betas=ADAM_BETAS, eps=ADAM_EPS)
+        # On CUDA one kernel for the whole step, which knows by itself of gradients that the scaler found infinite.
+        optimiser = torch.optim.Adam([images], plan.lr, ADAM_BETAS, ADAM_EPS, fused=device.type == "cuda")
         draws = sample_batch_augmentations(budget, size, plan.crop_and_flip, plan.jitter, generator)
-        draws = draws.to(images.device)
-        for draw in draws.split(1):
-            teacher = teachers[iteration % len(teachers)]
-            optimiser.param_groups[0]["lr"] = cosine_rate(plan.lr, iteration, plan.iterations)
-            (rows,), (columns,) = augmentation_matrices(draw, size)
-            view = augment_batch(images, rows, columns)
-            with torch.autocast(images.device.type, torch.float16, enabled=on_cuda):
-                logits, bn_loss = teacher(view.contiguous(memory_format=memory_format(view.device)))
-            ce_loss = F.cross_entropy(logits, labels)
-            loss = ce_loss + plan.r_bn * bn_loss
-            optimiser.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimiser)
-            scaler.update()
-            with torch.no_grad():
-                images.copy_(images.clamp(low, high))
-                bad_iteration = torch.where(loss.isfinite(), bad_iteration, bad_iteration.clamp(max=iteration))
-            watch(Step(iteration, ce_loss.detach(), bn_loss.detach(), images.detach()))
-            iteration += 1
-            if iteration % CHECK_EVERY == 0 or iteration == plan.iterations:
-                _stop_if_not_finite(bad_iteration, plan.iterations)
+        for some in draws.to(device, non_blocking=True).split(CHECK_EVERY):
+            for rows, columns in zip(*augmentation_matrices(some, size), strict=True):
+                optimiser.param_groups[0]["lr"] = cosine_rate(plan.lr, iteration, plan.iterations)
+                view = augment_batch(images, rows, columns).contiguous(memory_format=memory_format(device))
+                with autocast(device, dtype):
+                    logits, bn_loss = teachers[iteration % len(teachers)](view)
+                ce_loss = F.cross_entropy(logits, labels)
+                loss = ce_loss + plan.r_bn * bn_loss
+                optimiser.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.step(optimiser)
+                scaler.update()
+                with torch.no_grad():
+                    images.clamp_(low, high)
+                    bad_iteration = torch.where(loss.isfinite(), bad_iteration, bad_iteration.clamp(max=iteration))
+                watch(Step(iteration, ce_loss.detach(), bn_loss.detach(), images.detach()))
+                iteration += 1
+            _stop_if_not_finite(bad_iteration, plan.iterations)  # the only wait for the device
     return images.detach()
 
 

@@ -3,11 +3,13 @@
     python -m recover.random_images --dataset-name cifar100 --train-dir data/train/cifar100 --ipc 10 \\
         --syn-data-path outputs/generated_data/syn_data/cifar100 --exp-name random_ipc10
 
-What a student learns from them under the same protocol is what distillation has to beat.
+What a student learns from them under the same protocol is what distillation has to beat. Several processes (torchrun)
+share the classes out.
 """
 
 import hashlib
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from utils.cli import StageParser, print_settings
 from utils.datasets import DATASETS, get_dataset, load_test_images
 from utils.device import choose_device
 from utils.distilled import distilled_path, is_made_with, record_path, write_distilled
+from utils.distributed import Team, teamwork
 from utils.errors import UserError, run_entry
 from utils.real_images import draw, images_by_class
 from utils.records import check_record
@@ -39,12 +42,16 @@ def make_parser() -> StageParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings = make_parser().parse_args(argv)
+    with teamwork() as team:
+        draw_random_images(make_parser().parse_args(argv), team)
+
+
+def draw_random_images(settings: Namespace, team: Team) -> None:
     dataset = get_dataset(settings.dataset_name)
     if settings.ipc < 1:
         raise UserError(f"--ipc {settings.ipc}: must be 1 or more")
     print_settings("random_images", settings)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, team.local_rank)
 
     images = images_by_class(settings.train_dir, dataset)
     smallest = min(range(dataset.num_classes), key=lambda index: len(images[index]))
@@ -60,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     started = time.monotonic()
     pending = []  # a real image, the place that it goes to, and a digest of what it is
-    for class_index, paths in enumerate(images):
+    for class_index, paths in team.share(list(enumerate(images))):
         drawn = draw(len(paths), settings.ipc, settings.seed, "random", dataset.name, class_index)
         for ipc_id, image_index in enumerate(drawn):
             source = paths[image_index]
@@ -77,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             for (_, target, digest), image in zip(chunk, pixels, strict=True):
                 write_distilled([target], image[None], digest)
                 progress.update()
-    report_run(
-        "random_images", folder / "report.json", device, started, len(pending), "images", {"images": str(folder)}
-    )
+    made = team.total(len(pending))
+    if team.leads:
+        files = {"images": str(folder)}
+        report_run("random_images", folder / "report.json", device, started, made, "images", files, team.count)
 
 
 if __name__ == "__main__":

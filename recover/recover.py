@@ -1,11 +1,12 @@
 """recover: real patches become distilled images.
 
     bash recover/scripts/cifar100/recover_fadrm+_ipc10.sh
-    python -m recover.recover --dataset-name cifar100 --recipe fadrm+ --ipc 10 --syn-data-path syn --exp-name mine \\
-        --patch-dir patches/cifar100 --model-pool-dir pretrained_models/cifar100_pretrained_models
+    torchrun --standalone --nproc-per-node 4 -m recover.recover --dataset-name cifar100 --recipe fadrm+ --ipc 10 \\
+        --syn-data-path syn --exp-name mine --patch-dir patches/cifar100 --model-pool-dir pretrained_models
 
 One class batch of one image index at a time: patches, optimisation against frozen teachers, PNG files. A class batch
 whose files are there and were made with the same settings is skipped, so an interrupted run goes on where it was.
+Several processes share the class batches out.
 """
 
 import time
@@ -24,15 +25,22 @@ from recover.class_batches import (
     plan_work,
     read_patches,
     starting_images,
+    valid_range_of,
     what_shapes_images,
 )
+from recover.forecast import forecast_recover, missing_work, output_of
 from recover.optimise import Step, recover_batch
+from utils.background import BackgroundWriter
 from utils.bn_matching import MatchedTeacher
 from utils.cli import print_settings
-from utils.datasets import Dataset, channel_tensors, get_dataset, to_pixels
+from utils.datasets import Dataset, get_dataset, to_pixels
 from utils.device import choose_device, memory_format
 from utils.distilled import distilled_path, is_made_with, record_path, write_distilled
+from utils.distributed import Team, teamwork
+from utils.dry_run import tell
 from utils.errors import UserError, run_entry
+from utils.forecast import require_space
+from utils.precision import amp_type, compiled
 from utils.randomness import generator_for
 from utils.records import check_record
 from utils.report import report_run
@@ -41,32 +49,41 @@ VERIFY_EVERY = 100  # iterations
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings = flags.parse(argv)
+    with teamwork() as team:
+        recover(flags.parse(argv), team)
+
+
+def recover(settings: Namespace, team: Team) -> None:
     print_settings("recover", settings)
     dataset = get_dataset(settings.dataset_name)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, team.local_rank)
+    dtype = amp_type(settings.amp, device, auto_on_cuda="fp16")
     plan = flags.plan_of(settings)
     work = plan_work(settings, dataset)
-    names = list(dict.fromkeys(settings.teacher_model_list))
-    loaded = {
-        name: load_teacher(name, dataset, settings.model_pool_dir, settings.pretrained_model_type) for name in names
-    }
+    pool, source = settings.model_pool_dir, settings.pretrained_model_type
+    loaded = {name: load_teacher(name, dataset, pool, source) for name in dict.fromkeys(settings.teacher_model_list)}
     verifier = load_verifier(settings, dataset, device)
     folder = settings.syn_data_path / settings.exp_name
-    made_with = what_shapes_images(settings, [loaded[name] for name in settings.teacher_model_list], device)
-    check_record(record_path(folder), made_with, "distilled images")
+    made_with = what_shapes_images(settings, [loaded[name] for name in settings.teacher_model_list], dtype)
+    missing = missing_work(work, folder, dataset)
+    output = output_of(missing, settings, dataset)
+    require_space(folder, output)
+    check_record(record_path(folder), made_with, "distilled images", write=not settings.dry_run)
 
-    multiplier = settings.first_bn_multiplier
-    matched = {
-        name: MatchedTeacher(teacher.module.to(device, memory_format=memory_format(device)), multiplier)
-        for name, teacher in loaded.items()
-    }
+    matched = {}
+    for name, teacher in loaded.items():
+        network = teacher.module.to(device, memory_format=memory_format(device))
+        matched[name] = compiled(MatchedTeacher(network, settings.first_bn_multiplier), settings.compile, device)
+    if settings.dry_run:
+        tell(forecast_recover(settings, matched, work, missing, output, dataset, device, dtype, team), device, team)
+        return
     teachers = [matched[name] for name in settings.teacher_model_list]
-    mean, std = channel_tensors(dataset, device)
-    valid_range = (-mean / std, (1 - mean) / std)
+    valid_range = valid_range_of(dataset, device)
     started, made = time.monotonic(), 0
-    with tqdm(total=len(work) * plan.iterations, desc="recover", unit="it", smoothing=0.05) as progress:
-        for ipc_id, classes in work:
+    mine = team.share(work)
+    progress = tqdm(total=len(mine) * plan.iterations, desc="recover", unit="it", disable=not team.leads)
+    with progress, BackgroundWriter() as writer:
+        for ipc_id, classes in mine:
             patches = read_patches(settings, classes, ipc_id, dataset)
             digest = batch_digest(made_with, patches)
             paths = [distilled_path(folder, dataset.num_classes, index, ipc_id) for index in classes]
@@ -84,17 +101,20 @@ def main(argv: Sequence[str] | None = None) -> None:
                     progress.write(f"image {ipc_id}, iteration {step.iteration + 1}: verifier accuracy {right:.1%}")
 
             try:
-                images = recover_batch(start, patches, labels, teachers, plan, valid_range, generator, watch)
+                images = recover_batch(start, patches, labels, teachers, plan, valid_range, generator, dtype, watch)
             except UserError as error:
                 raise UserError(f"image {ipc_id}, classes {classes.start} to {classes.stop - 1}: {error}") from None
             if settings.store_initialised_images:
                 initial = folder.with_name(f"{folder.name}_initialised")
                 initial_paths = [distilled_path(initial, dataset.num_classes, index, ipc_id) for index in classes]
-                write_distilled(initial_paths, to_pixels(start, dataset), digest)
-            write_distilled(paths, to_pixels(images, dataset), digest)
+                writer.submit(write_distilled, initial_paths, to_pixels(start, dataset).cpu(), digest)
+            writer.submit(write_distilled, paths, to_pixels(images, dataset).cpu(), digest)
             made += len(paths)
-    picture = draw_contact_sheet(settings, folder, dataset, work)
-    report_run("recover", folder / "report.json", device, started, made, "images", {"contact sheet": str(picture)})
+    made = team.total(made)
+    if team.leads:
+        picture = draw_contact_sheet(settings, folder, dataset, work)
+        files = {"contact sheet": str(picture)}
+        report_run("recover", folder / "report.json", device, started, made, "images", files, team.count)
 
 
 def load_verifier(settings: Namespace, dataset: Dataset, device: torch.device) -> nn.Module | None:

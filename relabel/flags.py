@@ -1,6 +1,7 @@
 """The flags of relabel, and what must hold between them."""
 
 import argparse
+from argparse import BooleanOptionalAction as Switch
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from utils.cli import StageParser
 from utils.datasets import Dataset
 from utils.errors import UserError
 from utils.fkd import ViewSettings
+from utils.precision import add_speed_flags
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -27,7 +29,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     teachers.add_argument(
         "--model-weight", type=float, nargs="+", help="a score for each: weights are softmax(scores / 10)"
     )
-    teachers.add_argument("--online", action="store_true", help="torchvision's IMAGENET1K_V1 weights")
+    teachers.add_argument("--online", action=Switch, default=False, help="torchvision's IMAGENET1K_V1 weights")
     teachers.add_argument("--eval-mode", choices=("T", "F"), default="F", help="F: batch statistics (BSSL); T: running")
     views = parser.add_argument_group("views")
     views.add_argument("--epochs", type=int, default=300, help="epochs to store")
@@ -38,8 +40,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     views.add_argument("--mixup", type=float, default=0.8, help="alpha of MixUp's Beta distribution")
     views.add_argument("--cutmix", type=float, default=1.0, help="alpha of CutMix's Beta distribution")
     views.add_argument("--fkd-seed", "--fkd_seed", type=int, default=42, help="the order of the images follows from it")
-    views.add_argument("--use-fp16", action="store_true", help="store labels in float16 instead of float32")
+    views.add_argument("--use-fp16", action=Switch, default=False, help="store labels in float16 instead of float32")
+    add_speed_flags(parser, amp="float32")
     parser.add_common_flags()
+    parser.add_dry_run_flag()
     parser.set_defaults(seed=None)  # --fkd-seed unless given
     parser.add_ignored_flags(
         {

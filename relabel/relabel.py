@@ -1,59 +1,67 @@
 """relabel: for every epoch, an augmented view of each distilled image and the teachers' logits for it.
 
     bash relabel/scripts/cifar100/relabel_fadrm+_ipc10.sh
-    python -m relabel.relabel --dataset-name cifar100 --recipe fadrm+ --ipc 10 --syn-data-path syn/mine \\
-        --fkd-path labels/mine --model-pool-dir pretrained_models/cifar100_pretrained_models
+    torchrun --standalone --nproc-per-node 4 -m relabel.relabel --dataset-name cifar100 --recipe fadrm+ --ipc 10 \\
+        --syn-data-path syn/mine --fkd-path labels/mine --model-pool-dir pretrained_models
 
 One epoch at a time, each a whole file; an epoch whose file is there is skipped, so an interrupted run goes on where it
-was. The manifest is written last: a store that has one is complete.
+was. The manifest is written last: a store that has one is complete. Several processes share the epochs out.
 """
 
 import time
+from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.checkpoints import load_teacher
 from relabel import flags
-from utils.batch_statistics import GroupedNetwork, epoch_groups
+from relabel.forecast import forecast_relabel
+from relabel.labelling import committee_of, label_epoch
+from utils.background import BackgroundWriter, one_ahead
+from utils.batch_statistics import GroupedNetwork
 from utils.cli import print_settings
-from utils.datasets import Dataset, get_dataset, images_digest
-from utils.device import choose_device, images_at_once, memory_format
+from utils.datasets import get_dataset, images_digest
+from utils.device import choose_device, memory_format
 from utils.distillation import committee_weights
 from utils.distilled import read_distilled
+from utils.distributed import Team, teamwork
+from utils.dry_run import tell
 from utils.errors import UserError, run_entry
 from utils.fkd import (
-    MANIFEST,
-    Epoch,
-    ViewSettings,
-    chunks_of_batches,
     draw_epoch,
     epoch_path,
+    has_manifest,
     is_whole,
     manifest_record,
-    render_views,
+    store_folder,
     write_epoch,
     write_manifest,
 )
+from utils.forecast import relabel_output, require_space
+from utils.precision import amp_type, autocast, compiled
 from utils.records import check_record
 from utils.report import report_run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings = flags.parse(argv)
+    with teamwork() as team:
+        relabel(flags.parse(argv), team)
+
+
+def relabel(settings: Namespace, team: Team) -> None:
     print_settings("relabel", settings)
     dataset = get_dataset(settings.dataset_name)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, team.local_rank)
+    dtype = amp_type(settings.amp, device, auto_on_cuda="off")
     images, labels, ipc = read_distilled(settings.syn_data_path, dataset)
-    views = flags.view_settings(settings, len(images), dataset)
-    source = "online" if settings.online else "offline"
     if settings.ipc not in (None, ipc):
         raise UserError(f"--ipc {settings.ipc}: {settings.syn_data_path} has {ipc} images a class")
+    views = flags.view_settings(settings, len(images), dataset)
+    source = "online" if settings.online else "offline"
     teachers = [load_teacher(name, dataset, settings.model_pool_dir, source) for name in flags.teacher_names(settings)]
-    weights = committee_weights(settings.model_weight, len(teachers))
+    weights = committee_weights(settings.model_weight, len(teachers)).tolist()
 
     folder = store_folder(settings.fkd_path, settings.batch_size, ipc)
     logits_type = "float16" if settings.use_fp16 else "float32"
@@ -62,72 +70,50 @@ def main(argv: Sequence[str] | None = None) -> None:
         views,
         ipc=ipc,
         batch_statistics=settings.eval_mode == "F",
+        precision=str(dtype or torch.float32).removeprefix("torch."),
         logits_type=logits_type,
         teachers=[
             {"name": teacher.name, "sha256": teacher.sha256, "weight": weight}
-            for teacher, weight in zip(teachers, weights.tolist(), strict=True)
+            for teacher, weight in zip(teachers, weights, strict=True)
         ],
         images_sha256=images_digest(images, labels),
     )
-    check_record(folder / "settings.json", record, "soft labels")
-
-    layout = memory_format(device)
-    networks = [teacher.module.to(device, memory_format=layout) for teacher in teachers]
-    if settings.eval_mode == "F":
-        networks = [GroupedNetwork(network) for network in networks]
-    images = images.to(device)
-    started = time.monotonic()
-    missing = [
+    absent = [
         e for e in range(views.epochs) if not is_whole(epoch_path(folder, e), views, dataset.num_classes, logits_type)
     ]
-    with tqdm(total=views.epochs * views.images, desc="relabel", unit="view", unit_scale=True) as progress:
-        progress.update((views.epochs - len(missing)) * views.images)
-        for number in missing:
-            epoch = draw_epoch(views, number)
-            logits = label_epoch(images, epoch, networks, weights, views, dataset, progress).to(
-                getattr(torch, logits_type)
-            )
+    output = relabel_output(len(absent), views, dataset, logits_type)
+    require_space(folder, output)
+    check_record(folder / "settings.json", record, "soft labels", write=not settings.dry_run)
+
+    networks = [teacher.module.to(device, memory_format=memory_format(device)) for teacher in teachers]
+    if settings.eval_mode == "F":
+        networks = [GroupedNetwork(network) for network in networks]
+    networks = [compiled(network, settings.compile, device) for network in networks]
+    committee = committee_of(networks, weights, grouped=settings.eval_mode == "F")
+    images = images.to(device)
+    if settings.dry_run:
+        with torch.no_grad(), autocast(device, dtype):
+            found = forecast_relabel(images, committee, views, absent, folder, output, logits_type, dataset, team)
+        tell(found, device, team)
+        return
+    started = time.monotonic()
+    missing = [epoch for epoch in team.share(range(views.epochs)) if epoch in absent]
+    progress = tqdm(total=len(missing) * views.images, desc="relabel", unit="view", unit_scale=True)
+    progress.disable = not team.leads or not missing
+    with progress, BackgroundWriter() as writer, torch.no_grad(), autocast(device, dtype):
+        drawn = one_ahead(lambda number: (number, draw_epoch(views, number)), missing)
+        for number, epoch in drawn:
+            logits = label_epoch(images, epoch, committee, views, dataset, progress)
+            logits = logits.to(getattr(torch, logits_type)).cpu()  # the epoch's one wait for the device
             if not logits.isfinite().all():
                 raise UserError(f"epoch {number}: a soft label is not finite in {logits_type}; check the teachers")
-            write_epoch(folder, number, epoch, logits)
-    if missing or not (folder / MANIFEST).is_file():
-        write_manifest(folder, record, views.epochs)
-    report_run("relabel", folder / "report.json", device, started, len(missing), "epochs", {"label store": str(folder)})
-
-
-@torch.no_grad()
-def label_epoch(
-    images: Tensor,
-    epoch: Epoch,
-    teachers: Sequence[nn.Module],
-    weights: Tensor,
-    settings: ViewSettings,
-    dataset: Dataset,
-    progress: tqdm,
-) -> Tensor:
-    """The weighted mean of the teachers' logits for every view of an epoch: float32, N x C, on the CPU.
-
-    images: uint8, N x 3 x S x S. Each half of a batch is a group of its own, whose statistics a teacher without
-    running statistics normalises with.
-    """
-    groups = epoch_groups(settings.images, settings.batch_size)
-    parts = []
-    for first, last in chunks_of_batches(settings, images_at_once(settings.size, images.device)):
-        views = render_views(images, epoch, first, last, settings, dataset)
-        views = views.contiguous(memory_format=memory_format(images.device))
-        of_chunk = [size for batch in groups[first:last] for size in batch]
-        answers = (
-            weight * (teacher(views, of_chunk) if isinstance(teacher, GroupedNetwork) else teacher(views)).float()
-            for teacher, weight in zip(teachers, weights.tolist(), strict=True)
-        )
-        parts.append(sum(answers))
-        progress.update(len(views))
-    return torch.cat(parts).cpu()
-
-
-def store_folder(prefix: Path, batch_size: int, ipc: int) -> Path:
-    """`<fkd-path>_bs<bs>_ipc<N>`."""
-    return prefix.with_name(f"{prefix.name}_bs{batch_size}_ipc{ipc}")
+            writer.submit(write_epoch, folder, number, epoch, logits)
+    made = team.total(len(missing))
+    if team.leads:
+        if made or not has_manifest(folder):
+            write_manifest(folder, record, views.epochs)
+        files = {"label store": str(folder)}
+        report_run("relabel", folder / "report.json", device, started, made, "epochs", files, team.count)
 
 
 if __name__ == "__main__":

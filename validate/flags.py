@@ -1,12 +1,14 @@
 """The flags of validate, and what must hold between them."""
 
 import argparse
+from argparse import BooleanOptionalAction as Switch
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils import recipes
 from utils.cli import StageParser
 from utils.errors import UserError
+from utils.precision import add_speed_flags
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -15,7 +17,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset-name", required=True, help="one of the datasets of utils/datasets.py")
     parser.add_recipe_flag()
     parser.add_argument("--ipc", type=int, help="images per class: selects recipe and rates, and is checked")
-    parser.add_argument("--model", required=True, help="the student")
+    parser.add_argument("--model", required=True, help="the student; several: a run for each")
     files = parser.add_argument_group("files")
     files.add_argument("--original-data-path", type=Path, required=True, help="the distilled images: class folders")
     files.add_argument("--fkd-path", type=Path, required=True, help="the label store: the whole folder")
@@ -34,7 +36,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     training.add_argument("--temperature", "-T", type=float, default=3.0, help="of teacher and student in the KL loss")
     training.add_argument("--mix-type", choices=("cutmix", "mixup"), help="that of the store (default: whatever it is)")
     training.add_argument("--min-scale", type=float, default=0.08, help="smallest crop of the store, share of the area")
-    training.add_argument("--cos", action="store_true", help="cosine learning rate instead of a straight line to 0")
+    training.add_argument("--cos", action=Switch, default=False, help="cosine rate instead of a straight line to 0")
     training.add_argument("--adamw-lr", type=float, help="AdamW's rate (default: by dataset, student and IPC)")
     training.add_argument("--eta", type=float, help="2: the cosine ends at half the rate; 1: at 0 (default: likewise)")
     training.add_argument("--adamw-weight-decay", type=float, default=0.01, help="on weights of two dimensions or more")
@@ -44,7 +46,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     training.add_argument("--weight-decay", type=float, default=1e-4, help="SGD's weight decay")
     training.add_argument("--test-every", type=int, default=10, help="epochs between two tests; the last is tested too")
     training.add_argument("--simple", action="store_true", help="test in the last fifth of the epochs only")
+    add_speed_flags(parser, amp="float32")
     parser.add_common_flags(several_seeds=True)
+    parser.add_dry_run_flag()
     parser.add_ignored_flags(
         {
             "--fkd-seed": "the order of the images is in the label store",
@@ -60,6 +64,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     settings.method = settings.method or settings.recipe or settings.exp_name
     _check(settings)
     return settings
+
+
+def parse_students(argv: Sequence[str] | None) -> list[argparse.Namespace]:
+    """Settings of a validate run for each of the students that --model names; the recipe gives each its own rates.
+
+    Several have a folder each: --exp-name with the student's name behind it, or in place of the name that it ends with,
+    if that is the first one on the command line (a script's). Raises what `parse` raises, and UserError for a student
+    named twice.
+    """
+    finder = StageParser("validate.validate", "", add_help=False)
+    finder.add_argument("--model", nargs="+", action="append", default=[])
+    found, others = finder.parse_known_args(argv)
+    if not found.model:
+        return [parse(argv)]
+    names = found.model[-1]
+    if len(set(names)) != len(names):
+        raise UserError(f"--model {' '.join(names)}: each student once")
+    students = [parse([*others, "--model", name]) for name in names]
+    for student in students if len(names) > 1 else []:
+        run = student.exp_name.removesuffix(f"_{found.model[0][0].replace(':', '_')}")
+        student.exp_name = f"{run}_{student.model.replace(':', '_')}"
+    return students
 
 
 def fill_rates(settings: argparse.Namespace, ipc: int) -> None:
@@ -86,5 +112,8 @@ def _check(settings: argparse.Namespace) -> None:
     for name in ("temperature", "adamw_lr", "eta", "sgd_lr"):
         if getattr(settings, name) is not None and not getattr(settings, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: it must be above 0")
+    for name in ("adamw_weight_decay", "momentum", "weight_decay"):
+        if not getattr(settings, name) >= 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: it must be 0 or more")
     if len(set(settings.seed)) != len(settings.seed):
         raise UserError(f"--seed {' '.join(map(str, settings.seed))}: each seed once")

@@ -5,23 +5,50 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.registry import build_network
+from utils.background import one_ahead
 from utils.batch_statistics import GroupedNetwork, group_sizes
 from utils.datasets import Dataset, normalise
 from utils.device import images_at_once, memory_format
 from utils.distillation import distillation_loss, epoch_rate, parameter_groups, top_accuracy
 from utils.errors import UserError
 from utils.files import write_whole
-from utils.fkd import LabelStore, chunks_of_batches, read_epoch, render_views
+from utils.fkd import Epoch, LabelStore, ViewSettings, chunks_of_batches, read_epoch, render_views
+from utils.precision import amp_type, autocast, compiled, gradient_scaler
 from utils.randomness import seed_for
 from utils.training_state import load_training, save_training
 
 TEST_BATCH = 256
+CHECKPOINT = "checkpoint.pt"
+
+
+class Run(NamedTuple):
+    """One student with one seed: what is trained, and shared out. place: where its result goes."""
+
+    settings: Namespace
+    seed: int
+    place: Path
+    made_with: dict[str, object]
+
+    @property
+    def is_done(self) -> bool:
+        return (self.place / "result.json").exists()
+
+
+class Learner(NamedTuple):
+    """A student and what it is trained with; forward: the student, compiled where that is asked for."""
+
+    student: GroupedNetwork
+    forward: nn.Module
+    optimiser: torch.optim.Optimizer
+    base_rate: float
+    scaler: torch.amp.GradScaler
 
 
 def build_student(name: str, dataset: Dataset, seed: int) -> nn.Module:
@@ -32,12 +59,27 @@ def build_student(name: str, dataset: Dataset, seed: int) -> nn.Module:
 
 
 def build_optimiser(student: nn.Module, settings: Namespace) -> tuple[torch.optim.Optimizer, float]:
-    """The optimiser and its base learning rate."""
+    """The optimiser, one kernel for its whole step where there is one, and its base learning rate."""
+    fused = next(student.parameters()).device.type in ("cpu", "cuda")
     if settings.sgd:
-        rate, options = settings.sgd_lr, {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
-        return torch.optim.SGD(student.parameters(), lr=rate, **options), rate
+        options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": fused}
+        return torch.optim.SGD(student.parameters(), lr=settings.sgd_lr, **options), settings.sgd_lr
     groups = parameter_groups(student, settings.adamw_weight_decay)
-    return torch.optim.AdamW(groups, lr=settings.adamw_lr), settings.adamw_lr
+    return torch.optim.AdamW(groups, lr=settings.adamw_lr, fused=fused), settings.adamw_lr
+
+
+def prepare_student(settings: Namespace, seed: int, dataset: Dataset, device: torch.device) -> Learner:
+    """A student at its start, on the device."""
+    student = GroupedNetwork(build_student(settings.model, dataset, seed))
+    student.to(device, memory_format=memory_format(device))
+    scaler = gradient_scaler(device, amp_type(settings.amp, device, auto_on_cuda="off"))
+    forward = compiled(student, settings.compile, device)
+    return Learner(student, forward, *build_optimiser(student.network, settings), scaler)
+
+
+def what_is_trained(settings: Namespace, seed: int, store: LabelStore) -> dict[str, object]:
+    """What a checkpoint belongs to."""
+    return {"student": settings.model, "seed": seed, "labels": store.sha256, "epochs": settings.epochs}
 
 
 def is_tested(epoch: int, settings: Namespace) -> bool:
@@ -62,36 +104,41 @@ def train_student(
     images: Tensor,
     test_set: tuple[Tensor, Tensor],
     dataset: Dataset,
+    quiet: bool = False,
 ) -> list[dict]:
     """Train one student and return its metrics, a dict an epoch; the same go to `metrics.jsonl` in `folder`.
 
-    images: the distilled images, uint8, N x 3 x S x S, on the device. Goes on from `checkpoint.pt` in `folder` if it
-    is there: everything random of an epoch follows from seed and epoch, so the result is that of one run.
+    images: the distilled images, uint8, N x 3 x S x S, on the device; test_set: the real images (uint8) and labels;
+    quiet: no progress bar. Goes on from `checkpoint.pt` in `folder` if it is there: everything random of an epoch
+    follows from seed and epoch, so the result is that of one run.
     Raises UserError, with epoch and batch, where the loss is not finite.
     """
     device = images.device
-    student = GroupedNetwork(build_student(settings.model, dataset, seed)).to(
-        device, memory_format=memory_format(device)
-    )
-    optimiser, base_rate = build_optimiser(student.network, settings)
-    checkpoint = folder / "checkpoint.pt"
-    belongs_to = {"student": settings.model, "seed": seed, "labels": store.sha256, "epochs": settings.epochs}
+    student, learner, optimiser, base_rate, scaler = prepare_student(settings, seed, dataset, device)
+    checkpoint, belongs_to = folder / CHECKPOINT, what_is_trained(settings, seed, store)
     state = load_training(checkpoint, belongs_to) or {"metrics": []}
     metrics = state["metrics"]
     if metrics:
         student.network.load_state_dict(state["student"])
         optimiser.load_state_dict(state["optimiser"])
+        scaler.load_state_dict(state["scaler"])
     write_metrics(folder, metrics)
     progress = tqdm(total=settings.epochs * len(images), desc=f"validate seed {seed}", unit="view", unit_scale=True)
+    progress.disable = quiet
     with progress, (folder / "metrics.jsonl").open("a") as log:
         progress.update(len(metrics) * len(images))
-        for epoch in range(len(metrics), settings.epochs):
+        coming = range(len(metrics), settings.epochs)
+        for epoch, stored in one_ahead(lambda number: (number, read_epoch(store.folder, number)), coming):
             started = time.monotonic()
             rate = epoch_rate(base_rate, epoch, settings.epochs, settings.eta, cosine=settings.cos)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             torch.manual_seed(seed_for("student-noise", seed, epoch))  # dropout and the like
-            loss = train_epoch(student, optimiser, settings, epoch, store, images, dataset, progress)
+            student.train()
+            losses = train_epoch(
+                learner, optimiser, scaler, settings, stored, store.settings, images, dataset, progress
+            )
+            loss = mean_loss(losses, epoch)
             line = {"epoch": epoch, "lr": rate, "loss": loss}
             if is_tested(epoch, settings):
                 student.eval()
@@ -102,48 +149,57 @@ def train_student(
             log.write(json.dumps(line) + "\n")
             log.flush()
             if "top1" in line:
-                tensors = {"student": student.network.state_dict(), "optimiser": optimiser.state_dict()}
-                save_training(checkpoint, belongs_to, {"metrics": metrics, **tensors})
+                state = {"student": student.network.state_dict(), "optimiser": optimiser.state_dict()}
+                state |= {"scaler": scaler.state_dict(), "metrics": metrics}
+                save_training(checkpoint, belongs_to, state)
     return metrics
 
 
 def train_epoch(
-    student: GroupedNetwork,
+    student: nn.Module,
     optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     settings: Namespace,
-    number: int,
-    store: LabelStore,
+    stored: tuple[Epoch, Tensor],
+    views_of: ViewSettings,
     images: Tensor,
     dataset: Dataset,
     progress: tqdm,
-) -> float:
-    """One epoch in the stored order, one optimiser step a batch; its mean loss an image.
+) -> Tensor:
+    """One epoch in the stored order, one optimiser step a batch; the loss of each batch, on the device.
 
-    Each batch is cut in micro-batches as relabel cut it, each normalised on its own: the student's BatchNorm sees the
-    images that the teachers' saw. All go forward and backward together, which adds their gradients up.
+    student: a GroupedNetwork in training mode; stored: what the store has of the epoch. Each batch is cut in
+    micro-batches as relabel cut it, each normalised on its own: the student's BatchNorm sees the images that the
+    teachers' saw. All go forward and backward together, which adds their gradients up.
     """
-    student.train()
-    epoch, soft_labels = read_epoch(store.folder, number)
-    soft_labels = soft_labels.to(images.device)
+    device = images.device
+    dtype = amp_type(settings.amp, device, auto_on_cuda="off")
+    epoch, soft_labels = stored[0].to(device), stored[1].to(device)
     losses = []
-    for first, last in chunks_of_batches(store.settings, images_at_once(dataset.size, images.device)):
-        views = render_views(images, epoch, first, last, store.settings, dataset)
-        place = first * settings.batch_size
-        labels = soft_labels[place : place + len(views)]
-        views = views.contiguous(memory_format=memory_format(images.device))
+    for first, last in chunks_of_batches(views_of, images_at_once(dataset.size, device)):
+        views = render_views(images, epoch, first, last, views_of, dataset)
+        views = views.contiguous(memory_format=memory_format(device))
+        labels = soft_labels[first * settings.batch_size :][: len(views)]
         for batch, its_labels in zip(views.split(settings.batch_size), labels.split(settings.batch_size), strict=True):
-            logits = student(batch, group_sizes(len(batch), settings.gradient_accumulation_steps))
+            with autocast(device, dtype):
+                logits = student(batch, tuple(group_sizes(len(batch), settings.gradient_accumulation_steps)))
             loss = distillation_loss(logits, its_labels, settings.temperature, len(batch))
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimiser)
+            scaler.update()
             losses.append(loss.detach())
             progress.update(len(batch))
-    losses = torch.stack(losses).cpu()  # the epoch's one wait for the device
-    if not losses.isfinite().all():
-        batch = int((~losses.isfinite()).nonzero()[0])
-        raise UserError(f"epoch {number}, batch {batch}: the loss is not finite; lower the learning rate")
-    return losses.sum().item() / store.settings.batches
+    return torch.stack(losses)
+
+
+def mean_loss(losses: Tensor, epoch: int) -> float:
+    """The mean of an epoch's losses: its one wait for the device. UserError for one that is not finite."""
+    finite = losses.isfinite().cpu()
+    if not finite.all():
+        batch = int((~finite).nonzero()[0])
+        raise UserError(f"epoch {epoch}, batch {batch}: the loss is not finite; lower the learning rate")
+    return losses.mean().item()
 
 
 def write_metrics(folder: Path, metrics: list[dict]) -> None:

@@ -6,56 +6,75 @@
         --output-dir results --exp-name mine
 
 The result is the last epoch's top-1; the best seen is reported beside it, since choosing an epoch on the test set
-flatters. A stopped run goes on from its last checkpoint; a seed that has its result is skipped.
+flatters. A stopped run goes on from its last checkpoint; a seed that has its result is skipped. `--model` may name
+several students, each with a folder of its own. Several processes (torchrun) share students and seeds out.
 """
 
-import statistics
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from utils.cli import print_settings
 from utils.datasets import get_dataset, images_digest, list_images, load_test_images
 from utils.device import choose_device, describe_device, peak_memory_bytes, versions
 from utils.distilled import read_distilled
+from utils.distributed import Team, teamwork
+from utils.dry_run import tell
 from utils.errors import UserError, run_entry
-from utils.files import read_json, write_json
+from utils.files import write_json
 from utils.fkd import LabelStore, check_store, open_store
-from utils.pictures import accuracy_curves
+from utils.forecast import require_space
 from utils.records import check_record
 from validate import flags
-from validate.student import train_student
+from validate.forecast import forecast_validate, output_of
+from validate.student import CHECKPOINT, Run, train_student
+from validate.summary import accuracies, summarise
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings = flags.parse(argv)
+    with teamwork() as team:
+        validate(flags.parse_students(argv), team)
+
+
+def validate(students: Sequence[Namespace], team: Team) -> None:
+    """students: the settings of each, which differ in its name, its rates and its folder."""
+    settings = students[0]
     dataset = get_dataset(settings.dataset_name)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, team.local_rank)
     images, labels, ipc = read_distilled(settings.original_data_path, dataset)
     if settings.ipc not in (None, ipc):
         raise UserError(f"--ipc {settings.ipc}: {settings.original_data_path} has {ipc} images a class")
-    flags.fill_rates(settings, ipc)
-    print_settings("validate", settings)
+    for student in students:
+        flags.fill_rates(student, ipc)
+        print_settings("validate", student)
     digest = images_digest(images, labels)
     store = open_store(settings.fkd_path, verify=settings.verify)
     check_store(store, what_labels_must_have(settings, digest))
 
-    folder = settings.output_dir / dataset.name / settings.exp_name
-    made_with = what_shapes_result(settings, ipc, digest, store)
-    pending = []
-    for seed in settings.seed:
-        check_record(folder / f"seed{seed}" / "settings.json", {**made_with, "seed": seed}, "results")
-        if not (folder / f"seed{seed}" / "result.json").exists():
-            pending.append(seed)
+    folders = [student.output_dir / dataset.name / student.exp_name for student in students]
+    runs = []
+    for student, folder in zip(students, folders, strict=True):
+        made_with = what_shapes_result(student, ipc, digest, store)
+        runs += [Run(student, seed, folder / f"seed{seed}", {**made_with, "seed": seed}) for seed in student.seed]
+    output = output_of(runs, dataset, team)
+    require_space(folders[0], output)
+    mine = team.share(runs)
+    for run in mine:
+        check_record(run.place / "settings.json", run.made_with, "results", write=not settings.dry_run)
+    images = images.to(device)
+    if settings.dry_run:
+        tell(forecast_validate(runs, store, images, output, dataset, team), device, team)
+        return
+    pending = [run for run in mine if not run.is_done]
+    for run in mine:
+        if run.is_done:
+            (run.place / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed just then
     if pending:
         paths, test_labels = list_images(settings.val_dir, dataset)
         test_set = load_test_images(paths, dataset, workers=settings.workers, progress="test images"), test_labels
-        images = images.to(device)
-    for seed in pending:
+    for run in pending:
         started = time.monotonic()
-        metrics = train_student(settings, seed, folder / f"seed{seed}", store, images, test_set, dataset)
-        result = {**made_with, "seed": seed, **accuracies(metrics)}
+        metrics = train_student(run.settings, run.seed, run.place, store, images, test_set, dataset, not team.leads)
         used = {
             "seconds": round(sum(line["seconds"] for line in metrics), 2),
             "seconds_this_run": round(time.monotonic() - started, 2),
@@ -63,9 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             "device": describe_device(device),
             "versions": versions(),
         }
-        write_json(folder / f"seed{seed}" / "result.json", {**result, **used, "metrics": metrics})
-        (folder / f"seed{seed}" / "checkpoint.pt").unlink(missing_ok=True)
-    summarise(folder, settings.seed)
+        write_json(run.place / "result.json", {**run.made_with, **accuracies(metrics), **used, "metrics": metrics})
+        (run.place / CHECKPOINT).unlink(missing_ok=True)
+    team.wait()
+    if team.leads:
+        for folder in folders:
+            summarise(folder)
 
 
 def what_labels_must_have(settings: Namespace, images_sha256: str) -> dict[str, object]:
@@ -84,7 +106,8 @@ def what_shapes_result(settings: Namespace, ipc: int, images_sha256: str, store:
     """What a result file says of how it came about: everything the student's accuracy depends on but the seed."""
     elsewhere = {
         *("dataset_name", "recipe", "ipc", "model", "method", "seed", "epochs"),
-        *("device", "workers", "verify", "original_data_path", "fkd_path", "val_dir", "output_dir", "exp_name"),
+        *("device", "workers", "verify", "dry_run", "original_data_path", "fkd_path", "val_dir", "output_dir"),
+        "exp_name",
     }
     return {
         "dataset": settings.dataset_name,
@@ -97,42 +120,6 @@ def what_shapes_result(settings: Namespace, ipc: int, images_sha256: str, store:
         "labels_sha256": store.sha256,
         "teachers": store.manifest["teachers"],
     }
-
-
-def accuracies(metrics: list[dict]) -> dict[str, float | int]:
-    """The last epoch's accuracy, and the best seen with its epoch."""
-    tested = [line for line in metrics if "top1" in line]
-    best = max(tested, key=lambda line: line["top1"])
-    last = tested[-1]
-    return {"top1": last["top1"], "top5": last["top5"], "best_top1": best["top1"], "best_epoch": best["epoch"]}
-
-
-def summarise(folder: Path, seeds: Sequence[int]) -> None:
-    """Print the table of the seeds with mean and spread; write it and the curves beside the results."""
-    results = [read_json(folder / f"seed{seed}" / "result.json") for seed in seeds]
-    print(f"\n{folder}\n{'seed':>8} {'top-1':>8} {'top-5':>8} {'best top-1':>11} {'at epoch':>9}")
-    for result in results:
-        print(
-            f"{result['seed']:>8} {result['top1']:>8.2f} {result['top5']:>8.2f} {result['best_top1']:>11.2f} "
-            f"{result['best_epoch']:>9}"
-        )
-    summary = {"seeds": list(seeds)}
-    for name in ("top1", "top5", "best_top1"):
-        values = [result[name] for result in results]
-        summary[name] = {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
-    if len(seeds) > 1:
-        print(f"{'mean':>8}" + "".join(f" {summary[n]['mean']:>{w}.2f}" for n, w in COLUMNS))
-        print(f"{'std':>8}" + "".join(f" {summary[n]['std']:>{w}.2f}" for n, w in COLUMNS))
-    write_json(folder / "summary.json", summary)
-    curves = {
-        f"seed {result['seed']}": [(m["epoch"] + 1, m["top1"]) for m in result["metrics"] if "top1" in m]
-        for result in results
-    }
-    title = f"{results[0]['student']} on {results[0]['dataset']}, {results[0]['method']}, IPC {results[0]['ipc']}"
-    print(f"  curve: {accuracy_curves(folder / 'curve.png', curves, title)}", flush=True)
-
-
-COLUMNS = (("top1", 8), ("top5", 8), ("best_top1", 11))
 
 
 if __name__ == "__main__":

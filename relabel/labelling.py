@@ -1,0 +1,51 @@
+"""The soft labels of one epoch: every view through every teacher, many batches at once."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from utils.batch_statistics import epoch_groups
+from utils.datasets import Dataset
+from utils.device import images_at_once, memory_format
+from utils.fkd import Epoch, ViewSettings, chunks_of_batches, render_views
+
+
+def committee_of(
+    teachers: Sequence[nn.Module], weights: Sequence[float], grouped: bool
+) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    """The weighted mean of the teachers' logits as one function of views (N x 3 x S x S) and their groups.
+
+    grouped: whether the teachers normalise group by group, or with running statistics.
+    """
+
+    def answer(views: Tensor, groups: Sequence[int]) -> Tensor:
+        logits = (teacher(views, groups) if grouped else teacher(views) for teacher in teachers)
+        return sum(weight * its_logits.float() for weight, its_logits in zip(weights, logits, strict=True))
+
+    return answer
+
+
+def label_epoch(
+    images: Tensor,
+    epoch: Epoch,
+    committee: Callable[[Tensor, Sequence[int]], Tensor],
+    settings: ViewSettings,
+    dataset: Dataset,
+    progress: tqdm,
+) -> Tensor:
+    """The committee's logits for every view of an epoch: float32, N x C, on the device of the images.
+
+    images: uint8, N x 3 x S x S. Many batches go through a teacher at once; each half of a batch is a group.
+    """
+    epoch = epoch.to(images.device)
+    groups = epoch_groups(settings.images, settings.batch_size)
+    logits = torch.empty(settings.images, dataset.num_classes, device=images.device)
+    for first, last in chunks_of_batches(settings, images_at_once(settings.size, images.device)):
+        views = render_views(images, epoch, first, last, settings, dataset)
+        views = views.contiguous(memory_format=memory_format(images.device))
+        sizes = tuple(size for batch in groups[first:last] for size in batch)
+        logits[first * settings.batch_size :][: len(views)] = committee(views, sizes)
+        progress.update(len(views))
+    return logits
