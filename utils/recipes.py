@@ -105,7 +105,7 @@ FASHION_MNIST_LINES = (
     line("fashion_mnist", "fadrm", teachers=names("ConvNetBN_W64")),
     line("fashion_mnist", "fadrm+", teachers=names("ConvNetBN_W64 ConvNetBN_W32")),
 )
-FASHION_MNIST_TEACHERS = TeacherTraining("adam", lr=0.01, batch_size=32, epochs=16, weight_decay=0.0)
+FASHION_MNIST_TEACHERS = TeacherTraining("adam", lr=0.01, batch_size=32, epochs=10, weight_decay=0.0)
 FASHION_MNIST_RATES = {("fashion_mnist", "ConvNetBN_W32"): dict.fromkeys(IPCS, (0.02, 1))}  # as STUDENT_RATES
 
 # ---- the published runs --------------------------------------------------------------------------------------------

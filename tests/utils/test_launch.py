@@ -173,6 +173,13 @@ def test_a_number_of_processes_that_is_none(given):
         launch.how_many_processes([], {"FADRM_PROCESSES": given})
 
 
+def test_a_dry_run_leaves_no_log(entry, tmp_path, capsys):
+    launch.main(["recover", "fashion_mnist", "fadrm", "1", "--", "--dry-run"])
+    assert entry.words[-1] == "--dry-run"
+    assert capsys.readouterr().out == "progress\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_python_without_what_is_needed(entry, monkeypatch):
     monkeypatch.setitem(recipes.ENTRIES, "recover", "no_such_module")
     with pytest.raises(UserError, match=r"has no no_such_module: activate .*bash utils/setup\.sh"):
