@@ -137,7 +137,11 @@ def test_any_number_of_processes_makes_the_files_of_one(world, contents, count):
 
 def test_a_killed_process_ends_the_run_and_the_next_goes_on(world, launcher, processes, contents):
     one, killed = (world.root / "syn" / name for name in ("one", "killed"))
-    budgets = ("--optimization-budgets", "8", "8")
+    budgets = (
+        "--optimization-budgets",
+        "40",
+        "40",
+    )  # the victim still has seconds of work when the first image is there
     recover.main(world.recover(*budgets, name="one"))
     process = launcher(*world.recover(*budgets, *SETTINGS, name="killed"))
     victim = with_rank(process.pid, 1)
