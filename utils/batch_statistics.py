@@ -9,8 +9,14 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from utils.cpu_statistics import has_cpu_kernels, statistics_of_rows
+from utils.errors import UserError
+
+SMALL_GROUP = 2**19  # bytes: a CPU is faster with all groups at once up to here, and group by group above
 
 
 def group_sizes(batch: int, parts: int = 2) -> list[int]:
@@ -89,10 +95,27 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, activations: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
             return super().forward(activations)
-        if self.training:  # few groups, one after the other: the running statistics move with each
-            groups = activations.split(self.grouping.sizes)
-            return torch.cat([super(GroupedBatchNorm2d, self).forward(group) for group in groups])
-        return normalise_groups(activations, self.grouping.sizes, self.weight, self.bias, self.eps)
+        sizes, affine = self.grouping.sizes, (self.weight, self.bias)
+        require_several_values(activations, sizes)
+        if not self.training:
+            return normalise_groups(activations, sizes, *affine, self.eps)
+        # Few groups, one after the other: the running statistics move with each.
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(len(sizes))
+        running = (self.running_mean, self.running_var)
+        if has_cpu_kernels(activations) and activations[: max(sizes)].nbytes > SMALL_GROUP:
+            return _NormaliseInTurn.apply(activations, *affine, *running, sizes, self.momentum, self.eps)
+        settings = (*running, *affine, True, self.momentum, self.eps)
+        return torch.cat([F.batch_norm(group, *settings) for group in activations.split_with_sizes(sizes)])
+
+
+def require_several_values(activations: Tensor, sizes: Sequence[int]) -> None:
+    """UserError for a group of one image on a map (N x C x H x W) of one pixel: it has no statistics."""
+    if min(sizes) == 1 and activations.shape[2:].numel() == 1:
+        raise UserError(
+            "a group of one image has no BatchNorm statistics on a map of one pixel: take a --batch-size that leaves "
+            "no such group, or a network with larger maps"
+        )
 
 
 def normalise_groups(
@@ -104,9 +127,11 @@ def normalise_groups(
     type; statistics are float32 or wider.
     """
     runs = [(size, len(list(same))) for size, same in itertools.groupby(sizes)]  # of groups that are equally large
-    parts = activations.split([size * groups for size, groups in runs])
     outputs = []
-    for part, (size, groups) in zip(parts, runs, strict=True):
+    for part, (size, groups) in zip(activations.split([size * groups for size, groups in runs]), runs, strict=True):
+        if has_cpu_kernels(part) and part[:size].nbytes > SMALL_GROUP:
+            outputs.append(normalise_in_turn(part, [size] * groups, weight, bias, eps=eps)[0])
+            continue
         mean, var = _group_statistics(part, size, groups)
         scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
         shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
@@ -118,11 +143,80 @@ def normalise_groups(
 
 def _group_statistics(activations: Tensor, size: int, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of groups of `size` images: G x C each."""
-    on_cpu = activations.device.type == "cpu" and activations.dtype == torch.float32
-    if on_cpu and not torch.compiler.is_compiling():  # one pass over a group that is small enough for the cache
-        found = [torch.batch_norm_update_stats(group, None, None, 0.0) for group in activations.split(size)]
-        means, variances = zip(*found, strict=True)
-        return torch.stack(means), torch.stack(variances)
+    if has_cpu_kernels(activations):
+        # One call for all groups, to which each channel of each group is a column: they lie side by side for it.
+        channels = activations.shape[1]
+        values = activations.unflatten(0, (groups, size)).permute(1, 3, 4, 0, 2)  # size H W G C
+        mean, var = statistics_of_rows(values.reshape(-1, groups * channels))
+        return mean.view(groups, channels), var.view(groups, channels)
     wide = activations.to(torch.promote_types(activations.dtype, torch.float32)).unflatten(0, (groups, size))
     var, mean = torch.var_mean(wide, dim=(1, 3, 4), correction=0)
     return mean, var
+
+
+def normalise_in_turn(
+    activations: Tensor,
+    sizes: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    momentum: float = 0.0,
+    eps: float = 1e-5,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """BatchNorm of N x C x H x W by the kernel of the CPU, group by group, each written to its place in the output.
+
+    Running statistics, where given, are moved by each group. Returns the output, and for each group mean and
+    1 / sqrt(variance + eps), C each.
+    """
+    output = torch.empty_like(activations)
+    means, inverse_stds = (list(torch.empty(len(sizes), activations.shape[1])) for _ in range(2))
+    for group, its_output, mean, inverse_std in zip(
+        activations.split(sizes), output.split(sizes), means, inverse_stds, strict=True
+    ):
+        torch.native_batch_norm(
+            group, weight, bias, running_mean, running_var, True, momentum, eps, out=(its_output, mean, inverse_std)
+        )
+    return output, means, inverse_stds
+
+
+class _NormaliseInTurn(torch.autograd.Function):
+    """`normalise_in_turn` with a gradient, without a copy on the way forward."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        activations: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        sizes: Sequence[int],
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        output, means, inverse_stds = normalise_in_turn(
+            activations, sizes, weight, bias, running_mean, running_var, momentum, eps
+        )
+        ctx.save_for_backward(activations, weight, *means, *inverse_stds)
+        ctx.sizes, ctx.eps = sizes, eps
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        activations, weight, *statistics = ctx.saved_tensors
+        sizes, wanted = ctx.sizes, ctx.needs_input_grad[:3]
+        means, inverse_stds = statistics[: len(sizes)], statistics[len(sizes) :]
+        gradient = torch.empty_like(activations)
+        of_weight = of_bias = 0
+        parts = zip(grad_output.split(sizes), activations.split(sizes), means, inverse_stds, strict=True)
+        for its_gradient, (its_grad, group, mean, inverse_std) in zip(gradient.split(sizes), parts, strict=True):
+            found, more_weight, more_bias = torch.ops.aten.native_batch_norm_backward(
+                its_grad, group, weight, None, None, mean, inverse_std, True, ctx.eps, wanted
+            )
+            its_gradient.copy_(found)
+            of_weight, of_bias = (
+                of_weight + more_weight if wanted[1] else None,
+                of_bias + more_bias if wanted[2] else None,
+            )
+        return gradient, of_weight, of_bias, None, None, None, None, None

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-VALUES_IN_A_SUM = 2**10  # that float32 adds up one by one and stays within 1e-6
+from utils.cpu_statistics import has_cpu_kernels, statistics_of_rows
+
 CHUNK_BYTES = 2**20  # of activations that a CPU core works on while they are in its cache
 
 
@@ -135,27 +136,14 @@ class _NormaliseAndNote(torch.autograd.Function):
 
 def one_pass_statistics(activations: Tensor) -> Statistics:
     """`channel_statistics` by the kernel that reads the activations once, where the device has one."""
-    if torch.compiler.is_compiling() or activations.dtype != torch.float32:
-        return channel_statistics(activations)  # fused by the compiler; or of a type that wants float32 first
-    if activations.device.type == "cpu":
-        return _statistics_on_cpu(activations)
-    if activations.device.type == "cuda":
+    if has_cpu_kernels(activations):
+        if not activations.is_contiguous(memory_format=torch.channels_last):  # then the kernel adds up in float64
+            return Statistics(*torch.batch_norm_update_stats(activations, None, None, 0.0))
+        return Statistics(*statistics_of_rows(activations.permute(0, 2, 3, 1).flatten(0, 2)))
+    if activations.device.type == "cuda" and activations.dtype == torch.float32 and not torch.compiler.is_compiling():
         mean, inverse_std = torch.batch_norm_stats(activations, 0.0)
         return Statistics(mean, inverse_std.pow(-2))
-    return channel_statistics(activations)
-
-
-def _statistics_on_cpu(activations: Tensor) -> Statistics:
-    # The kernel adds values up one by one, and loses digits over many of them: it gets a few images at a time, and
-    # their statistics are joined (Chan et al. 1979).
-    parts = activations.split(max(1, VALUES_IN_A_SUM // activations[0, 0].numel()))
-    means, variances = zip(*(torch.batch_norm_update_stats(part, None, None, 0.0) for part in parts), strict=True)
-    if len(parts) == 1:
-        return Statistics(means[0], variances[0])
-    means, variances = torch.stack(means), torch.stack(variances)
-    shares = torch.tensor([[len(part) / len(activations)] for part in parts])
-    mean = (shares * means).sum(dim=0)
-    return Statistics(mean, (shares * (variances + (means - mean).square())).sum(dim=0))
+    return channel_statistics(activations)  # fused by the compiler; or of a type that wants float32 first
 
 
 def matched_gradient(grad_output: Tensor, activations: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
@@ -165,8 +153,7 @@ def matched_gradient(grad_output: Tensor, activations: Tensor, scale: Tensor, sl
     first has written in the cache.
     """
     scale, slope, offset = (vector.view(1, -1, 1, 1) for vector in (scale, slope, offset))
-    on_cpu = activations.device.type == "cpu" and activations.dtype == torch.float32
-    if torch.compiler.is_compiling() or not on_cpu:
+    if not has_cpu_kernels(activations):
         return torch.addcmul(offset + activations * slope, grad_output, scale).to(activations.dtype)
     gradient = torch.empty_like(activations)
     images = max(1, torch.get_num_threads() * CHUNK_BYTES // (4 * activations[0].numel()))
