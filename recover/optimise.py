@@ -38,6 +38,10 @@ class Plan:
     def iterations(self) -> int:
         return sum(self.budgets)
 
+    def pixels(self, images: int) -> int:
+        """How many pixels of a class batch of so many images go through teachers: a backward pass counts twice."""
+        return 3 * images * sum(size**2 * budget for size, budget in zip(self.sizes, self.budgets, strict=True))
+
 
 class Step(NamedTuple):
     """What one iteration leaves to look at: nothing here has been copied from the device."""

@@ -71,9 +71,11 @@ def recover(settings: Namespace, team: Team) -> None:
     check_record(record_path(folder), made_with, "distilled images", write=not settings.dry_run)
 
     matched = {}
+    pixels_of_each = plan.pixels(min(settings.batch_size, dataset.num_classes)) // len(loaded)
     for name, teacher in loaded.items():
         network = teacher.module.to(device, memory_format=memory_format(device))
-        matched[name] = compiled(MatchedTeacher(network, settings.first_bn_multiplier), settings.compile, device)
+        matching = MatchedTeacher(network, settings.first_bn_multiplier)
+        matched[name] = compiled(matching, settings.compile, device, pixels_of_each)
     if settings.dry_run:
         tell(forecast_recover(settings, matched, work, missing, output, dataset, device, dtype, team), device, team)
         return

@@ -1,5 +1,9 @@
 """Number types and compilation: --amp and --compile."""
 
+import os
+import shutil
+import sys
+
 import torch
 from torch import nn
 
@@ -7,10 +11,14 @@ from utils.cli import StageParser
 from utils.errors import UserError
 
 AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Pixels that go forward through a network in the time that a CPU needs to compile it and wins back by that: it compiles
+# for 25 to 80 s, and is then 3 to 25 % faster (measured at 32 pixels with the networks of utils/benchmark.py).
+WORTH_COMPILING = 2**30
+LARGE_WORK = ", and on a CPU where the settings mean enough work to win its time back"
 
 
-def add_speed_flags(parser: StageParser, amp: str) -> None:
-    """--amp and --compile. amp: what `auto` stands for, in words."""
+def add_speed_flags(parser: StageParser, amp: str, compiles_on_cpu: str = "") -> None:
+    """--amp and --compile. amp, compiles_on_cpu: what `auto` stands for, in words."""
     parser.add_argument(
         "--amp",
         choices=("auto", *AMP_TYPES),
@@ -21,7 +29,7 @@ def add_speed_flags(parser: StageParser, amp: str) -> None:
         "--compile",
         choices=("auto", "off", "on"),
         default="auto",
-        help="torch.compile, with CUDA graphs on CUDA; auto: on CUDA",
+        help=f"torch.compile, with CUDA graphs on CUDA; auto: on CUDA{compiles_on_cpu}",
     )
 
 
@@ -44,12 +52,27 @@ def gradient_scaler(device: torch.device, dtype: torch.dtype | None) -> torch.am
     return torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
 
-def compiled(network: nn.Module, choice: str, device: torch.device) -> nn.Module:
+def compiled(network: nn.Module, choice: str, device: torch.device, pixels: int = 0) -> nn.Module:
     """The network, compiled if `choice` (of --compile) says so: one graph for each shape of its input.
 
-    On CUDA the graphs are replayed as CUDA graphs: a batch of 16 small images is bound by its launches.
+    On CUDA the graphs are replayed as CUDA graphs: a batch of 16 small images is bound by its launches. On a CPU `auto`
+    compiles what has enough to do. pixels: how many go forward through the network by the settings of the run, a
+    backward pass counted as two more; not what is left to do, so that parts of a run and the whole give the same.
+    Raises UserError for `on` where a CPU has no C++ compiler.
     """
-    if choice == "off" or (choice == "auto" and device.type != "cuda"):
+    if choice == "auto":
+        wins = device.type == "cuda" or (device.type == "cpu" and pixels >= WORTH_COMPILING and has_compiler())
+        choice = "on" if wins else "off"
+    if choice == "off":
         return network
+    if device.type == "cpu" and not has_compiler():
+        raise UserError(
+            "--compile on needs a C++ compiler on a CPU: install g++, name one in CXX, or use --compile off"
+        )
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     return torch.compile(network, mode=mode, dynamic=False)
+
+
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that torch.compile calls on a CPU."""
+    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
