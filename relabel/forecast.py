@@ -4,12 +4,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from relabel.labelling import label_epoch
 from utils.datasets import Dataset
-from utils.device import images_at_once
 from utils.distributed import Team
 from utils.dry_run import DryRun, measure
 from utils.fkd import ViewSettings, draw_epoch
@@ -20,20 +20,21 @@ def forecast_relabel(
     images: Tensor,
     committee: Callable[[Tensor, Sequence[int]], Tensor],
     views: ViewSettings,
+    at_once: int,
     absent: Collection[int],
     folder: Path,
     output: Output,
     logits_type: str,
     dataset: Dataset,
+    device: torch.device,
     team: Team,
 ) -> DryRun:
     """The dry run of relabel. absent: the epochs that are to be made; the rest as in relabel. Writes nothing."""
     team.wait()  # processes on one machine slow each other down, here as later
-    batches = max(1, images_at_once(dataset.size, images.device) // views.batch_size)
-    chunk = replace(views, images=min(views.images, batches * views.batch_size))
+    chunk = replace(views, images=min(views.images, max(1, at_once // views.batch_size) * views.batch_size))
     drawn = draw_epoch(chunk, 0)
     hidden = tqdm(disable=True)
-    _, timing = measure(lambda: label_epoch(images, drawn, committee, chunk, dataset, hidden), images.device)
+    _, timing = measure(lambda: label_epoch(images, drawn, committee, chunk, at_once, dataset, device, hidden), device)
     an_epoch = timing.each * views.images / chunk.images
     costs = [an_epoch if epoch in absent else 0.0 for epoch in range(views.epochs)]
     return DryRun(

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from utils.batch_statistics import epoch_groups
 from utils.datasets import Dataset
-from utils.device import images_at_once, memory_format
+from utils.device import memory_format
 from utils.fkd import Epoch, ViewSettings, chunks_of_batches, render_views
 
 
@@ -32,19 +32,22 @@ def label_epoch(
     epoch: Epoch,
     committee: Callable[[Tensor, Sequence[int]], Tensor],
     settings: ViewSettings,
+    at_once: int,
     dataset: Dataset,
+    device: torch.device,
     progress: tqdm,
 ) -> Tensor:
-    """The committee's logits for every view of an epoch: float32, N x C, on the device of the images.
+    """The committee's logits for every view of an epoch: float32, N x C, on the device.
 
-    images: uint8, N x 3 x S x S. Many batches go through a teacher at once; each half of a batch is a group.
+    images: uint8, N x 3 x S x S, on the device or in the host's memory. About `at_once` views go through a teacher
+    together, whole batches of them; each half of a batch is a group.
     """
-    epoch = epoch.to(images.device)
+    epoch = epoch.beside(images, device)
     groups = epoch_groups(settings.images, settings.batch_size)
-    logits = torch.empty(settings.images, dataset.num_classes, device=images.device)
-    for first, last in chunks_of_batches(settings, images_at_once(settings.size, images.device)):
+    logits = torch.empty(settings.images, dataset.num_classes, device=device)
+    for first, last in chunks_of_batches(settings, at_once):
         views = render_views(images, epoch, first, last, settings, dataset)
-        views = views.contiguous(memory_format=memory_format(images.device))
+        views = views.contiguous(memory_format=memory_format(device))
         sizes = tuple(size for batch in groups[first:last] for size in batch)
         logits[first * settings.batch_size :][: len(views)] = committee(views, sizes)
         progress.update(len(views))

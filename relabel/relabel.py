@@ -21,11 +21,12 @@ from relabel.forecast import forecast_relabel
 from relabel.labelling import committee_of, label_epoch
 from utils.background import BackgroundWriter, one_ahead
 from utils.batch_statistics import GroupedNetwork
+from utils.chunks import images_at_once
 from utils.cli import print_settings
 from utils.datasets import get_dataset, images_digest
 from utils.device import choose_device, memory_format
 from utils.distillation import committee_weights
-from utils.distilled import read_distilled
+from utils.distilled import at_hand, read_distilled
 from utils.distributed import Team, teamwork
 from utils.dry_run import tell
 from utils.errors import UserError, run_entry
@@ -86,14 +87,18 @@ def relabel(settings: Namespace, team: Team) -> None:
     check_record(folder / "settings.json", record, "soft labels", write=not settings.dry_run)
 
     networks = [teacher.module.to(device, memory_format=memory_format(device)) for teacher in teachers]
+    at_once = min(images_at_once(network, dataset.size) for network in networks)
     if settings.eval_mode == "F":
         networks = [GroupedNetwork(network) for network in networks]
-    networks = [compiled(network, settings.compile, device) for network in networks]
+    pixels = views.epochs * len(images) * dataset.size**2
+    networks = [compiled(network, settings.compile, device, pixels) for network in networks]
     committee = committee_of(networks, weights, grouped=settings.eval_mode == "F")
-    images = images.to(device)
+    images = at_hand(images, device)
     if settings.dry_run:
         with torch.no_grad(), autocast(device, dtype):
-            found = forecast_relabel(images, committee, views, absent, folder, output, logits_type, dataset, team)
+            found = forecast_relabel(
+                images, committee, views, at_once, absent, folder, output, logits_type, dataset, device, team
+            )
         tell(found, device, team)
         return
     started = time.monotonic()
@@ -103,7 +108,7 @@ def relabel(settings: Namespace, team: Team) -> None:
     with progress, BackgroundWriter() as writer, torch.no_grad(), autocast(device, dtype):
         drawn = one_ahead(lambda number: (number, draw_epoch(views, number)), missing)
         for number, epoch in drawn:
-            logits = label_epoch(images, epoch, committee, views, dataset, progress)
+            logits = label_epoch(images, epoch, committee, views, at_once, dataset, device, progress)
             logits = logits.to(getattr(torch, logits_type)).cpu()  # the epoch's one wait for the device
             if not logits.isfinite().all():
                 raise UserError(f"epoch {number}: a soft label is not finite in {logits_type}; check the teachers")

@@ -90,11 +90,22 @@ def _bilinear_taps(
     return lower + start[:, None], upper + start[:, None], weight
 
 
+def pick(images: Tensor, which: Tensor, device: torch.device) -> Tensor:
+    """`images[which]` on the device. Images that stay in the host's memory reach a GPU by way of pinned memory, so that
+    nothing waits for them."""
+    if images.device == device:
+        return images[which.long()]
+    picked = torch.empty(len(which), *images.shape[1:], dtype=images.dtype, pin_memory=device.type == "cuda")
+    torch.index_select(images, 0, which.long(), out=picked)
+    return picked.to(device, non_blocking=True)
+
+
 def apply_views(images: Tensor, which: Tensor, crops: Tensor, flips: Tensor) -> Tensor:
     """Views of images: each crop brought back to the full size (bilinear on the crop alone), then flipped or not.
 
-    images: M x C x S x S, uint8 or float; which (N): the image of each view; crops (N x 4): top, left, height, width;
-    flips (N, bool). All on one device. Returns float32, N x C x S x S, in the images' own range.
+    images: M x C x S x S, uint8 or float; which (N): the image of each view, where the images are; crops (N x 4): top,
+    left, height, width; flips (N, bool), both on the device where views are made, if that is another. Returns float32,
+    N x C x S x S, in the images' own range.
     A crop is never larger than the image, so no antialiasing is called for: PIL's crop and resize gives the same.
     """
     size = images.shape[-1]
@@ -102,7 +113,7 @@ def apply_views(images: Tensor, which: Tensor, crops: Tensor, flips: Tensor) -> 
     never = torch.zeros_like(flips, dtype=torch.bool)
     top, bottom, down = _bilinear_taps(crops[:, 0], crops[:, 2], never, size)
     left, right, across = _bilinear_taps(crops[:, 1], crops[:, 3], flips.bool(), size)
-    picked = images[which.long()]
+    picked = pick(images, which, crops.device)
 
     def rows(places: Tensor) -> Tensor:
         return picked.gather(2, places[:, None, :, None].expand_as(picked)).float()

@@ -5,7 +5,9 @@
 In one process and interleaved, for each stage and network: the stage as shipped; the plain version (utils/plain.py,
 the tests' oracle); and the bare network, which is forward and backward to the input in recover, forward with batch
 statistics at its best batch size in relabel, and an optimiser step at batch 16 in validate, all channels last where
-that is the faster. Figures are medians; peak memory is that of a fresh process for each.
+that is the faster. Versions take turns; a turn begins with a run that does not count, so that memory and caches are as
+the version's own runs leave them, which is how it finds them in a stage. Figures are medians; peak memory is that of a
+fresh process for each.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from relabel.relabel import committee_of, label_epoch
 from utils.augmentation import sample_batch_augmentations
 from utils.batch_statistics import GroupedNetwork, forget_running_statistics
 from utils.bn_matching import MatchedTeacher
+from utils.chunks import images_at_once
 from utils.cli import StageParser
 from utils.datasets import DATASETS, Dataset, channel_tensors, normalise
 from utils.device import choose_device, describe_device, memory_format, peak_memory_bytes, versions
@@ -42,13 +45,13 @@ from utils.plain import (
     plain_recover_step,
     plain_train_epoch,
 )
-from utils.precision import amp_type, compiled, gradient_scaler
+from utils.precision import amp_type, compiled
 from utils.randomness import generator_for, seed_for
 from utils.recipes import recipe_of
-from validate.student import build_optimiser, train_epoch
+from validate.student import prepare_student, train_epoch
 
 DATASET_OF_SIZE = {32: "cifar100", 64: "tiny_imagenet", 224: "imagenet1k"}
-CLASSES_A_BATCH, RECOVER_ITERATIONS = 100, 2
+CLASSES_A_BATCH, RECOVER_ITERATIONS = 100, 4
 RELABEL_IMAGES, VALIDATE_IMAGES, BATCH = 256, 64, 16
 BARE_BATCHES = (32, 128, 256)
 PAPER_COST = {"fadrm": "0.47 s, 2.9 GB", "fadrm+": "1.09 s, 11.0 GB"}
@@ -118,13 +121,14 @@ def measure(setting: Setting, repeats: int, memory: bool) -> dict[str, object]:
     """Time the versions of a stage in turn; the figures of one row of the table."""
     versions_of_stage = VERSIONS[setting.stage](setting)
     seconds: dict[str, list[float]] = {name: [] for name in versions_of_stage}
-    for repeat in range(repeats + 1):
+    for _ in range(repeats):
         for name, version in versions_of_stage.items():
+            version.run()
+            synchronise(setting.device)
             started = time.perf_counter()
             version.run()
             synchronise(setting.device)
-            if repeat > 0:  # the first run warms up
-                seconds[name].append((time.perf_counter() - started) / version.units)
+            seconds[name].append((time.perf_counter() - started) / version.units)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     bare = min(value for name, value in median.items() if name.startswith("bare"))
     row = {
@@ -175,6 +179,8 @@ def peak_in_fresh_process(setting: Setting, version: str) -> float:
 
 
 def _peak_of(setting: Setting, version: str, threads: int) -> float:
+    import torch._dynamo  # which optimisers import, and is no memory of a stage
+
     torch.set_num_threads(threads)
     choose_device(setting.device.type)
     made = VERSIONS[setting.stage](setting)[version]
@@ -242,7 +248,9 @@ def relabel_versions(setting: Setting) -> dict[str, Measurement]:
     dataset, device = setting.dataset, setting.device
     settings, images = views_of(setting, RELABEL_IMAGES)
     epoch = draw_epoch(settings, 0)
-    committee = committee_of([compiled(GroupedNetwork(teacher_of(setting)), setting.compile, device)], [1.0], True)
+    teacher = teacher_of(setting)
+    at_once = images_at_once(teacher, dataset.size)
+    committee = committee_of([compiled(GroupedNetwork(teacher), setting.compile, device)], [1.0], True)
     plain_teacher = forget_running_statistics(teacher_of(setting, torch.contiguous_format))
     bare_teacher = forget_running_statistics(teacher_of(setting))
     inputs = normalise(images, dataset).contiguous(memory_format=memory_format(device))
@@ -252,7 +260,7 @@ def relabel_versions(setting: Setting) -> dict[str, Measurement]:
     @torch.no_grad()
     def shipped() -> None:
         drawn = draw_epoch(settings, 0)
-        logits = label_epoch(images, drawn, committee, settings, dataset, hidden).half().cpu()
+        logits = label_epoch(images, drawn, committee, settings, at_once, dataset, device, hidden).half().cpu()
         write_epoch(folder, 0, drawn, logits)
 
     @torch.no_grad()
@@ -262,7 +270,7 @@ def relabel_versions(setting: Setting) -> dict[str, Measurement]:
 
     def views_and_store() -> None:
         drawn = draw_epoch(settings, 0)
-        render_views(images, drawn.to(device), 0, settings.batches, settings, dataset)
+        render_views(images, drawn.beside(images, device), 0, settings.batches, settings, dataset)
         write_epoch(folder, 0, drawn, torch.zeros(settings.images, dataset.num_classes, dtype=torch.float16))
 
     runs = {
@@ -285,15 +293,13 @@ def validate_versions(setting: Setting) -> dict[str, Measurement]:
     write_epoch(folder, 1, epoch, soft_labels)
     training = argparse.Namespace(amp="off", batch_size=BATCH, gradient_accumulation_steps=2, temperature=20.0)
     training.sgd, training.adamw_lr, training.adamw_weight_decay = False, 1e-3, 0.01
+    training.model, training.compile = setting.network, setting.compile
     hidden = tqdm(disable=True)
 
     bare_student, plain_student = fresh(setting), fresh(setting, torch.contiguous_format)
-    grouped = GroupedNetwork(fresh(setting))
-    learner = compiled(grouped, setting.compile, device)
+    learner = prepare_student(training, 0, dataset, device)
     networks = (bare_student, plain_student)
     optimisers = [torch.optim.AdamW(parameter_groups(network, 0.01), lr=1e-3) for network in networks]
-    optimiser, _ = build_optimiser(grouped.network, training)
-    scaler = gradient_scaler(device, None)
 
     def bare() -> None:
         labels = soft_labels.to(device)
@@ -304,11 +310,11 @@ def validate_versions(setting: Setting) -> dict[str, Measurement]:
 
     def shipped() -> None:
         stored = read_epoch(folder, 1)
-        train_epoch(learner, optimiser, scaler, training, stored, settings, images, dataset, hidden)
+        train_epoch(learner, training, stored, settings, images, dataset, hidden)
 
     def views_and_store() -> None:
         stored, _ = read_epoch(folder, 1)
-        render_views(images, stored.to(device), 0, settings.batches, settings, dataset)
+        render_views(images, stored.beside(images, device), 0, settings.batches, settings, dataset)
 
     runs = {
         "shipped": shipped,

@@ -47,21 +47,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # ...which is never shortened
 
 
-def images_at_once(size: int, device: torch.device) -> int:
-    """How many images of `size` pixels a side go through a network together where nothing is kept for a gradient.
-
-    It follows from the image and from the class of the device's memory, not from what happens to be free, so that
-    rounding is the same in every run: as many as keep a CPU's caches warm and a GPU busy.
-    """
-    pixels = 2**17
-    if device.type == "cuda":
-        gigabytes = torch.cuda.get_device_properties(device).total_memory / 2**30
-        pixels = 2**24 if gigabytes > 60 else 2**23 if gigabytes > 20 else 2**22
-    elif device.type == "mps":
-        pixels = 2**20
-    return max(1, pixels // size**2)
-
-
 def memory_format(device: torch.device) -> torch.memory_format:
     """The layout that convolutions are fastest in: channels last on CPUs and on CUDA, the default elsewhere."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last

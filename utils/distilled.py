@@ -50,6 +50,16 @@ def is_made_with(path: Path, digest: str, size: int) -> bool:
     return side == (size, size)
 
 
+def at_hand(images: Tensor, device: torch.device) -> Tensor:
+    """Images on the device if they take a quarter of its memory at most, else as they are, in the host's.
+
+    Views are the same either way.
+    """
+    if device.type == "cuda" and images.nbytes > torch.cuda.get_device_properties(device).total_memory // 4:
+        return images
+    return images.to(device)
+
+
 def read_distilled(folder: Path, dataset: Dataset, workers: int = 0) -> tuple[Tensor, Tensor, int]:
     """All distilled images of a folder, in sorted path order, decoded once.
 

@@ -64,8 +64,10 @@ class Epoch(NamedTuple):
     mix_box: Tensor
     mix_lam: Tensor
 
-    def to(self, device: torch.device) -> "Epoch":
-        return Epoch(*(tensor.to(device, non_blocking=True) for tensor in self))
+    def beside(self, images: Tensor, device: torch.device) -> "Epoch":
+        """The same on the device, where views are made; the order where the images are that it picks."""
+        moved = Epoch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return moved._replace(order=self.order.to(images.device, non_blocking=True))
 
 
 def draw_epoch(settings: ViewSettings, epoch: int) -> Epoch:
@@ -92,14 +94,15 @@ def render_views(
 ) -> Tensor:
     """The mixed views of batches first .. last - 1 of an epoch, ready for a network.
 
-    images: all distilled images, uint8, N x 3 x S x S; epoch: on the same device. Returns float32, normalised.
+    images: all distilled images, uint8, N x 3 x S x S; epoch: `beside` them. Returns float32, normalised, on the device
+    of the draws.
     """
     places = slice(first * settings.batch_size, min(last * settings.batch_size, settings.images))
     order, crop, flip, partner = (tensor[places] for tensor in epoch[:4])
     views = normalise(apply_views(images, order, crop, flip), dataset)
     if settings.mix is None:
         return views
-    row = torch.arange(len(order), device=images.device)
+    row = torch.arange(len(order), device=crop.device)
     batch = row // settings.batch_size
     partner_row = batch * settings.batch_size + partner
     if settings.mix == "cutmix":

@@ -44,9 +44,15 @@ def checkpoint_of(run: Run, dataset: Dataset) -> int:
 
 
 def forecast_validate(
-    runs: Sequence[Run], store: LabelStore, images: Tensor, output: Output, dataset: Dataset, team: Team
+    runs: Sequence[Run],
+    store: LabelStore,
+    images: Tensor,
+    output: Output,
+    dataset: Dataset,
+    device: torch.device,
+    team: Team,
 ) -> DryRun:
-    """The dry run of validate. images: on the device; runs: all, with or without result. Writes nothing."""
+    """The dry run of validate. images: as in train_student; runs: all, with or without result. Writes nothing."""
     settings = runs[0].settings
     left = [range(0) if run.is_done else epochs_left(run, store) for run in runs]
     tests = [sum(is_tested(epoch, run.settings) for epoch in epochs) for run, epochs in zip(runs, left, strict=True)]
@@ -70,7 +76,7 @@ def forecast_validate(
     times: dict[str, tuple[float, float]] = {}  # seconds of a view and of a test, by network
     for run in runs:
         if not run.is_done and run.settings.model not in times:
-            training, testing, views = calibrate(run.settings, run.seed, store, images, test_set, dataset)
+            training, testing, views = calibrate(run.settings, run.seed, store, images, test_set, dataset, device)
             once += training.setup + testing.setup
             times[run.settings.model] = training.each / views, testing.each * len(paths) / len(test_images)
     costs = [
@@ -83,24 +89,29 @@ def forecast_validate(
 
 
 def calibrate(
-    settings: Namespace, seed: int, store: LabelStore, images: Tensor, test_set: tuple[Tensor, Tensor], dataset: Dataset
+    settings: Namespace,
+    seed: int,
+    store: LabelStore,
+    images: Tensor,
+    test_set: tuple[Tensor, Tensor],
+    dataset: Dataset,
+    device: torch.device,
 ) -> tuple[Timing, Timing, int]:
     """Train a student that is thrown away on some batches with random labels, and test it; the times, and the views."""
-    device = images.device
-    student, learner, optimiser, _, scaler = prepare_student(settings, seed, dataset, device)
+    learner = prepare_student(settings, seed, dataset, device)
     few = replace(store.settings, images=min(len(images), BATCHES * settings.batch_size))
     stored = draw_epoch(few, 0), torch.randn(few.images, dataset.num_classes)
     hidden = tqdm(disable=True)
 
     def train() -> Tensor:
-        return train_epoch(learner, optimiser, scaler, settings, stored, few, images, dataset, hidden)
+        return train_epoch(learner, settings, stored, few, images, dataset, hidden)
 
     def test() -> tuple[float, float]:
-        return top_accuracy(student.network, test_batches(*test_set, dataset, device))
+        return top_accuracy(learner.student.network, test_batches(*test_set, dataset, device))
 
-    student.train()
+    learner.student.train()
     _, training = measure(train, device)
-    student.eval()
+    learner.student.eval()
     _, testing = measure(test, device)
     return training, testing, few.images
 

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from models.registry import build_network
 from utils.background import one_ahead
 from utils.batch_statistics import GroupedNetwork, group_sizes
+from utils.chunks import images_at_once
 from utils.datasets import Dataset, normalise
-from utils.device import images_at_once, memory_format
+from utils.device import memory_format
 from utils.distillation import distillation_loss, epoch_rate, parameter_groups, top_accuracy
 from utils.errors import UserError
 from utils.files import write_whole
@@ -42,13 +43,18 @@ class Run(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """A student and what it is trained with; forward: the student, compiled where that is asked for."""
+    """A student and what it is trained with.
+
+    forward: the student, compiled where that is asked for; at_once: how many views are made for it together.
+    """
 
     student: GroupedNetwork
     forward: nn.Module
     optimiser: torch.optim.Optimizer
     base_rate: float
     scaler: torch.amp.GradScaler
+    at_once: int
+    device: torch.device
 
 
 def build_student(name: str, dataset: Dataset, seed: int) -> nn.Module:
@@ -70,11 +76,12 @@ def build_optimiser(student: nn.Module, settings: Namespace) -> tuple[torch.opti
 
 def prepare_student(settings: Namespace, seed: int, dataset: Dataset, device: torch.device) -> Learner:
     """A student at its start, on the device."""
-    student = GroupedNetwork(build_student(settings.model, dataset, seed))
-    student.to(device, memory_format=memory_format(device))
+    network = build_student(settings.model, dataset, seed).to(device, memory_format=memory_format(device))
+    at_once = images_at_once(network, dataset.size)
+    student = GroupedNetwork(network)
     scaler = gradient_scaler(device, amp_type(settings.amp, device, auto_on_cuda="off"))
     forward = compiled(student, settings.compile, device)
-    return Learner(student, forward, *build_optimiser(student.network, settings), scaler)
+    return Learner(student, forward, *build_optimiser(network, settings), scaler, at_once, device)
 
 
 def what_is_trained(settings: Namespace, seed: int, store: LabelStore) -> dict[str, object]:
@@ -104,17 +111,18 @@ def train_student(
     images: Tensor,
     test_set: tuple[Tensor, Tensor],
     dataset: Dataset,
+    device: torch.device,
     quiet: bool = False,
 ) -> list[dict]:
     """Train one student and return its metrics, a dict an epoch; the same go to `metrics.jsonl` in `folder`.
 
-    images: the distilled images, uint8, N x 3 x S x S, on the device; test_set: the real images (uint8) and labels;
-    quiet: no progress bar. Goes on from `checkpoint.pt` in `folder` if it is there: everything random of an epoch
-    follows from seed and epoch, so the result is that of one run.
+    images: the distilled images, uint8, N x 3 x S x S, on the device or in the host's memory; test_set: the real images
+    (uint8) and labels; quiet: no progress bar. Goes on from `checkpoint.pt` in `folder` if it is there: everything
+    random of an epoch follows from seed and epoch, so the result is that of one run.
     Raises UserError, with epoch and batch, where the loss is not finite.
     """
-    device = images.device
-    student, learner, optimiser, base_rate, scaler = prepare_student(settings, seed, dataset, device)
+    learner = prepare_student(settings, seed, dataset, device)
+    student, optimiser, scaler = learner.student, learner.optimiser, learner.scaler
     checkpoint, belongs_to = folder / CHECKPOINT, what_is_trained(settings, seed, store)
     state = load_training(checkpoint, belongs_to) or {"metrics": []}
     metrics = state["metrics"]
@@ -130,14 +138,12 @@ def train_student(
         coming = range(len(metrics), settings.epochs)
         for epoch, stored in one_ahead(lambda number: (number, read_epoch(store.folder, number)), coming):
             started = time.monotonic()
-            rate = epoch_rate(base_rate, epoch, settings.epochs, settings.eta, cosine=settings.cos)
+            rate = epoch_rate(learner.base_rate, epoch, settings.epochs, settings.eta, cosine=settings.cos)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             torch.manual_seed(seed_for("student-noise", seed, epoch))  # dropout and the like
             student.train()
-            losses = train_epoch(
-                learner, optimiser, scaler, settings, stored, store.settings, images, dataset, progress
-            )
+            losses = train_epoch(learner, settings, stored, store.settings, images, dataset, progress)
             loss = mean_loss(losses, epoch)
             line = {"epoch": epoch, "lr": rate, "loss": loss}
             if is_tested(epoch, settings):
@@ -156,9 +162,7 @@ def train_student(
 
 
 def train_epoch(
-    student: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    learner: Learner,
     settings: Namespace,
     stored: tuple[Epoch, Tensor],
     views_of: ViewSettings,
@@ -168,21 +172,21 @@ def train_epoch(
 ) -> Tensor:
     """One epoch in the stored order, one optimiser step a batch; the loss of each batch, on the device.
 
-    student: a GroupedNetwork in training mode; stored: what the store has of the epoch. Each batch is cut in
-    micro-batches as relabel cut it, each normalised on its own: the student's BatchNorm sees the images that the
-    teachers' saw. All go forward and backward together, which adds their gradients up.
+    learner: its student in training mode; stored: what the store has of the epoch; images: as in train_student. Each
+    batch is cut in micro-batches as relabel cut it, each normalised on its own: the student's BatchNorm sees the images
+    that the teachers' saw. All go forward and backward together, which adds their gradients up.
     """
-    device = images.device
+    device, optimiser, scaler = learner.device, learner.optimiser, learner.scaler
     dtype = amp_type(settings.amp, device, auto_on_cuda="off")
-    epoch, soft_labels = stored[0].to(device), stored[1].to(device)
+    epoch, soft_labels = stored[0].beside(images, device), stored[1].to(device)
     losses = []
-    for first, last in chunks_of_batches(views_of, images_at_once(dataset.size, device)):
+    for first, last in chunks_of_batches(views_of, learner.at_once):
         views = render_views(images, epoch, first, last, views_of, dataset)
         views = views.contiguous(memory_format=memory_format(device))
         labels = soft_labels[first * settings.batch_size :][: len(views)]
         for batch, its_labels in zip(views.split(settings.batch_size), labels.split(settings.batch_size), strict=True):
             with autocast(device, dtype):
-                logits = student(batch, tuple(group_sizes(len(batch), settings.gradient_accumulation_steps)))
+                logits = learner.forward(batch, tuple(group_sizes(len(batch), settings.gradient_accumulation_steps)))
             loss = distillation_loss(logits, its_labels, settings.temperature, len(batch))
             optimiser.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()

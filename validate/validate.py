@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from utils.cli import print_settings
 from utils.datasets import get_dataset, images_digest, list_images, load_test_images
 from utils.device import choose_device, describe_device, peak_memory_bytes, versions
-from utils.distilled import read_distilled
+from utils.distilled import at_hand, read_distilled
 from utils.distributed import Team, teamwork
 from utils.dry_run import tell
 from utils.errors import UserError, run_entry
@@ -61,9 +61,9 @@ def validate(students: Sequence[Namespace], team: Team) -> None:
     mine = team.share(runs)
     for run in mine:
         check_record(run.place / "settings.json", run.made_with, "results", write=not settings.dry_run)
-    images = images.to(device)
+    images = at_hand(images, device)
     if settings.dry_run:
-        tell(forecast_validate(runs, store, images, output, dataset, team), device, team)
+        tell(forecast_validate(runs, store, images, output, dataset, device, team), device, team)
         return
     pending = [run for run in mine if not run.is_done]
     for run in mine:
@@ -74,7 +74,9 @@ def validate(students: Sequence[Namespace], team: Team) -> None:
         test_set = load_test_images(paths, dataset, workers=settings.workers, progress="test images"), test_labels
     for run in pending:
         started = time.monotonic()
-        metrics = train_student(run.settings, run.seed, run.place, store, images, test_set, dataset, not team.leads)
+        metrics = train_student(
+            run.settings, run.seed, run.place, store, images, test_set, dataset, device, not team.leads
+        )
         used = {
             "seconds": round(sum(line["seconds"] for line in metrics), 2),
             "seconds_this_run": round(time.monotonic() - started, 2),

@@ -71,7 +71,7 @@ class Member(Team):
 def test_time_of_one_process_and_of_several(dry, monkeypatch):
     # 20 images are one chunk, so a call is an epoch; there are three
     assert [dry(team=Member(0, count, 0)).seconds for count in (1, 2, 3, 5)] == [7.0, 5.0, 3.0, 3.0]
-    monkeypatch.setattr(forecast, "images_at_once", lambda size, device: 10)  # one batch of 8
+    monkeypatch.setattr(relabel, "images_at_once", lambda network, size: 10)  # one batch of 8
     assert dry(team=Member(0, 3, 0)).seconds == 1.0 + 2.0 * 20 / 8
 
 

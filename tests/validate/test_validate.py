@@ -107,11 +107,11 @@ def test_a_stopped_run_ends_as_one_that_was_not(labelled, monkeypatch, network):
     validate.main(labelled.validate(*extra, name="whole"))
     epochs = []
 
-    def stop(learner, optimiser, *arguments):
+    def stop(*arguments):
         epochs.append(len(epochs))
         if len(epochs) == 2:
             raise KeyboardInterrupt
-        return train_epoch(learner, optimiser, *arguments)
+        return train_epoch(*arguments)
 
     train_epoch = student.train_epoch
     monkeypatch.setattr(student, "train_epoch", stop)
@@ -152,17 +152,13 @@ def test_one_epoch_is_the_plain_training_loop(labelled):
     store = fkd.open_store(labelled.root / "fkd/labels_bs8_ipc2")
     settings = flags.parse(labelled.validate())
     images, _, _ = validate.read_distilled(settings.original_data_path, FASHION)
-    network = student.GroupedNetwork(student.build_student("ConvNetBN_W32", FASHION, 0))
+    learner = student.prepare_student(settings, 0, FASHION, images.device)
     plain = student.build_student("ConvNetBN_W32", FASHION, 0)
-    optimiser, _ = student.build_optimiser(network.network, settings)
     plain_optimiser, _ = student.build_optimiser(plain, settings)
     bar = student.tqdm(disable=True)
     epoch, labels = fkd.read_epoch(store.folder, 0)
-    network.train()
-    scaler = student.gradient_scaler(images.device, None)
-    losses = student.train_epoch(
-        network, optimiser, scaler, settings, (epoch, labels), store.settings, images, FASHION, bar
-    )
+    learner.student.train()
+    losses = student.train_epoch(learner, settings, (epoch, labels), store.settings, images, FASHION, bar)
     loss = student.mean_loss(losses, 0)
     views = fkd.render_views(images, epoch, 0, 3, store.settings, FASHION)
     total = 0.0
@@ -176,7 +172,7 @@ def test_one_epoch_is_the_plain_training_loop(labelled):
             total += divergence.item()
         plain_optimiser.step()
     assert loss == pytest.approx(total / 3, rel=1e-4)
-    for got, expected in zip(network.network.state_dict().values(), plain.state_dict().values(), strict=True):
+    for got, expected in zip(learner.student.network.state_dict().values(), plain.state_dict().values(), strict=True):
         assert torch.allclose(got.float(), expected.float(), atol=2e-4)
 
 
