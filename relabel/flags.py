@@ -109,6 +109,8 @@ def _check(settings: argparse.Namespace) -> None:
         raise UserError(
             f"--model-weight has {len(settings.model_weight)} scores for {len(names)} teachers: give as many"
         )
+    if not settings.fkd_path.name:
+        raise UserError(f"--fkd-path {settings.fkd_path}: it ends in the name that the label folder's begins with")
     if not settings.online and settings.model_pool_dir is None:
         raise UserError("teachers are read from a folder: name --model-pool-dir, or take --online")
     if not 0 < settings.min_scale_crops <= settings.max_scale_crops <= 1:

@@ -62,6 +62,9 @@ class GroupedNetwork(nn.Module):
         if self.at_once:
             for name, layer in layers:
                 network.set_submodule(name, GroupedBatchNorm2d(layer, self.grouping))
+        else:
+            for _, layer in layers:
+                layer.register_forward_pre_hook(_check_group)
         self.network = network
 
     def forward(self, images: Tensor, groups: Sequence[int]) -> Tensor:
@@ -116,6 +119,11 @@ def require_several_values(activations: Tensor, sizes: Sequence[int]) -> None:
             "a group of one image has no BatchNorm statistics on a map of one pixel: take a --batch-size that leaves "
             "no such group, or a network with larger maps"
         )
+
+
+def _check_group(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    if layer.training or layer.running_mean is None:
+        require_several_values(inputs[0], [len(inputs[0])])
 
 
 def normalise_groups(

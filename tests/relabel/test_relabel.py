@@ -145,6 +145,7 @@ def test_a_folder_without_as_many_images_in_every_class_is_refused(distilled, re
     ("extra", "message"),
     [
         (["--multi-model"], "--multi-model needs"),
+        (["--fkd-path", "/"], "--fkd-path /: it ends in the name"),
         (["--model-weight", "1", "2"], "--model-weight has 2 scores for 1 teachers"),
         (["--min-scale-crops", "0.9", "--max-scale-crops", "0.5"], "--min-scale-crops 0.9"),
         (["--epochs", "0"], "--epochs 0"),

@@ -114,6 +114,14 @@ def test_mixup_mixes_the_views_by_their_share():
     assert mixed[1].unique().item() == pytest.approx(0.75)
 
 
+def test_images_elsewhere_are_picked_there():
+    images = torch.arange(12, dtype=torch.uint8).view(4, 3, 1, 1)
+    which = torch.tensor([2, 0, 2], dtype=torch.int32)
+    assert aug.pick(images, which, images.device).flatten(1).tolist() == [[6, 7, 8], [0, 1, 2], [6, 7, 8]]
+    elsewhere = aug.pick(images, which, torch.device("meta"))
+    assert (elsewhere.shape, elsewhere.dtype, elsewhere.device.type) == ((3, 3, 1, 1), torch.uint8, "meta")
+
+
 @pytest.mark.parametrize("size", [24, 32, 56])
 def test_matrices_do_what_crop_flip_and_roll_do(size, relative):
     draws = aug.sample_batch_augmentations(24, size, True, 4, generator_for("draws", size))

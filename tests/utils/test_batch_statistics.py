@@ -4,13 +4,16 @@ import copy
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from models.checkpoints import load_network
 from models.registry import build_network
+from utils import batch_statistics
 from utils.batch_statistics import GroupedNetwork, epoch_groups, group_sizes, normalise_groups
 from utils.datasets import get_dataset
 from utils.distillation import committee_weights
+from utils.errors import UserError
 from utils.plain import PlainGroupedNetwork
 from utils.randomness import generator_for
 
@@ -110,11 +113,20 @@ def test_a_student_in_float32_answers_and_remembers_as_group_by_group(groups, re
     assert_same_statistics(grouped.network, plain)
 
 
+ALL_AT_ONCE, IN_TURN = 2**30, 0  # limits of a small group that leave only one of the ways
+
+
+@pytest.fixture(params=[ALL_AT_ONCE, IN_TURN])
+def one_way(request, monkeypatch):
+    monkeypatch.setattr(batch_statistics, "SMALL_GROUP", request.param)
+
+
+@pytest.mark.usefixtures("one_way")
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
 def test_groups_are_normalised_as_plain_batch_norm_does(memory_format, dtype, groups, relative):
-    """The kernel of the CPU (float32) and the reduction of the other devices (here in float64)."""
+    """The kernels of the CPU (float32) and the reduction of the other devices (here in float64)."""
     generator = generator_for("activations")
     activations = torch.randn(sum(groups), 6, 7, 7, generator=generator, dtype=dtype) * 2 + 1
     activations = activations.contiguous(memory_format=memory_format)
@@ -123,6 +135,30 @@ def test_groups_are_normalised_as_plain_batch_norm_does(memory_format, dtype, gr
         parts = activations.split(groups)
         expected = [torch.nn.functional.batch_norm(part, None, None, *affine, training=True) for part in parts]
         assert relative(normalise_groups(activations, groups, *affine, 1e-5), torch.cat(expected)) < 1e-5
+
+
+@pytest.mark.usefixtures("one_way")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("groups", [[8, 8], [2, 3]], ids=str)
+def test_a_layer_in_training_is_the_sequence_of_groups(memory_format, affine, groups, relative):
+    """Output, running statistics, and the gradients of input, weight and bias, in float32."""
+    plain = torch.nn.BatchNorm2d(6, affine=affine)
+    if affine:
+        torch.nn.init.normal_(plain.weight)
+    grouped = GroupedNetwork(torch.nn.Sequential(copy.deepcopy(plain)))
+    draw = torch.randn(2, sum(groups), 6, 9, 9, generator=generator_for("layer"))
+    values, direction = (part.contiguous(memory_format=memory_format) for part in draw)
+    leaves = [values.clone().requires_grad_(True) for _ in range(2)]
+    expected = PlainGroupedNetwork(plain)(leaves[0], groups)
+    got = grouped(leaves[1], tuple(groups))
+    assert relative(got, expected) < 1e-5
+    for output in (expected, got):
+        output.backward(direction)
+    assert relative(leaves[1].grad, leaves[0].grad) < 1e-5
+    for a, b in zip(grouped.parameters(), plain.parameters(), strict=True):
+        assert relative(a.grad, b.grad) < 1e-5
+    assert_same_statistics(grouped.network[0], plain)
 
 
 @torch.no_grad()
@@ -134,6 +170,15 @@ def test_a_network_with_other_layers_that_see_the_batch_goes_group_by_group(rela
     grouped = GroupedNetwork(network)
     assert not grouped.at_once
     assert torch.equal(grouped(images, [5, 5]), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])  # plain BatchNorm2d, and a subclass of it
+def test_one_image_on_a_map_of_one_pixel_is_refused(name, training):
+    network = timm.create_model(name, num_classes=10).train(training)
+    grouped, images = GroupedNetwork(network), torch.randn(3, 3, 32, 32)
+    with pytest.raises(UserError, match="a group of one image has no BatchNorm statistics on a map of one pixel"):
+        grouped(images, (1, 2))
 
 
 @torch.no_grad()

@@ -1,11 +1,13 @@
 """Distilled images on disk: their names, what they say of themselves, reading them back."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
 
 from utils.datasets import get_dataset
-from utils.distilled import distilled_path, is_made_with, read_distilled, record_path, write_distilled
+from utils.distilled import at_hand, distilled_path, is_made_with, read_distilled, record_path, write_distilled
 from utils.errors import UserError
 from utils.files import write_png
 
@@ -83,3 +85,12 @@ def test_classes_need_as_many_images_each(folder, extra):
 def test_no_more_paths_than_images_are_written(tmp_path):
     with pytest.raises(ValueError, match="shorter"):
         write_distilled([tmp_path / "a.png", tmp_path / "b.png"], noise(1), "digest")
+
+
+def test_images_that_a_gpu_has_no_room_for_stay_where_they_are(monkeypatch):
+    images = noise(4)
+    memory = SimpleNamespace(total_memory=4 * images.nbytes - 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    assert at_hand(images, torch.device("cuda", 0)) is images
+    assert at_hand(images, torch.device("cpu")) is images
+    assert at_hand(images, torch.device("meta")).device.type == "meta"

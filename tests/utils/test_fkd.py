@@ -87,6 +87,25 @@ def test_views_of_a_chunk_are_those_of_its_batches(mix):
         assert torch.equal(fkd.render_views(images, epoch, batch, batch + 1, settings, FASHION), views)
 
 
+def test_draws_go_to_the_device_and_the_order_to_the_images():
+    epoch = fkd.draw_epoch(SETTINGS, 0).beside(torch.zeros(1), torch.device("meta"))
+    devices = {name: tensor.device.type for name, tensor in epoch._asdict().items()}
+    assert devices.pop("order") == "cpu"
+    assert set(devices.values()) == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_views_on_a_gpu_are_the_same_wherever_the_images_are():
+    device = torch.device("cuda", 0)
+    images = torch.randint(0, 256, (37, 3, 32, 32), generator=generator_for("images"), dtype=torch.uint8)
+    epoch = fkd.draw_epoch(SETTINGS, 0)
+    expected = fkd.render_views(images, epoch, 0, 5, SETTINGS, FASHION)
+    for place in (images, images.to(device)):
+        views = fkd.render_views(place, epoch.beside(place, device), 0, 5, SETTINGS, FASHION)
+        assert torch.allclose(views.cpu(), expected, atol=1e-6)
+
+
 def test_chunks_cover_every_batch_once():
     chunks = list(fkd.chunks_of_batches(SETTINGS, views_at_once=20))
     assert chunks == [(0, 2), (2, 4), (4, 5)]

@@ -55,11 +55,23 @@ def test_statistics_and_losses_stay_float32_under_autocast(relative):
     assert images.grad.isfinite().all()
 
 
-def test_compile_is_off_on_a_cpu_unless_asked_for():
+def test_compile_is_on_where_it_pays():
     network = torch.nn.Linear(2, 2)
     assert compiled(network, "auto", CPU) is network
-    assert compiled(network, "off", CUDA) is network
+    assert compiled(network, "auto", CPU, pixels=2**30 - 1) is network
+    assert compiled(network, "auto", CPU, pixels=2**30) is not network
+    assert compiled(network, "auto", CUDA) is not network
+    assert compiled(network, "auto", torch.device("mps"), pixels=2**40) is network
+    assert compiled(network, "off", CUDA, pixels=2**40) is network
     assert compiled(network, "on", CPU) is not network
+
+
+def test_without_a_compiler_a_cpu_compiles_nothing(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    network = torch.nn.Linear(2, 2)
+    assert compiled(network, "auto", CPU, pixels=2**40) is network
+    with pytest.raises(UserError, match="--compile on needs a C\\+\\+ compiler"):
+        compiled(network, "on", CPU)
 
 
 def as_one_graph(network):
