@@ -140,8 +140,8 @@ def one_pass_statistics(activations: Tensor) -> Statistics:
         if not activations.is_contiguous(memory_format=torch.channels_last):  # then the kernel adds up in float64
             return Statistics(*torch.batch_norm_update_stats(activations, None, None, 0.0))
         return Statistics(*statistics_of_rows(activations.permute(0, 2, 3, 1).flatten(0, 2)))
-    if activations.device.type == "cuda" and activations.dtype == torch.float32 and not torch.compiler.is_compiling():
-        mean, inverse_std = torch.batch_norm_stats(activations, 0.0)
+    if activations.device.type == "cuda" and not torch.compiler.is_compiling():
+        mean, inverse_std = torch.batch_norm_stats(activations, 0.0)  # in float32, of 16-bit activations too
         return Statistics(mean, inverse_std.pow(-2))
     return channel_statistics(activations)  # fused by the compiler; or of a type that wants float32 first
 
