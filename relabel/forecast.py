@@ -33,8 +33,12 @@ def forecast_relabel(
     team.wait()  # processes on one machine slow each other down, here as later
     chunk = replace(views, images=min(views.images, max(1, at_once // views.batch_size) * views.batch_size))
     drawn = draw_epoch(chunk, 0)
-    hidden = tqdm(disable=True)
-    _, timing = measure(lambda: label_epoch(images, drawn, committee, chunk, at_once, dataset, device, hidden), device)
+    dtype, hidden = getattr(torch, logits_type), tqdm(disable=True)
+
+    def label() -> Tensor:
+        return label_epoch(images, drawn, committee, chunk, at_once, dataset, device, dtype, hidden)
+
+    _, timing = measure(label, device)
     an_epoch = timing.each * views.images / chunk.images
     costs = [an_epoch if epoch in absent else 0.0 for epoch in range(views.epochs)]
     return DryRun(

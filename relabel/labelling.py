@@ -35,20 +35,25 @@ def label_epoch(
     at_once: int,
     dataset: Dataset,
     device: torch.device,
+    dtype: torch.dtype,
     progress: tqdm,
 ) -> Tensor:
-    """The committee's logits for every view of an epoch: float32, N x C, on the device.
+    """The committee's logits for every view of an epoch: N x C of `dtype`, in the host's memory.
 
     images: uint8, N x 3 x S x S, on the device or in the host's memory. About `at_once` views go through a teacher
     together, whole batches of them; each half of a batch is a group.
     """
     epoch = epoch.beside(images, device)
     groups = epoch_groups(settings.images, settings.batch_size)
-    logits = torch.empty(settings.images, dataset.num_classes, device=device)
+    on_cuda = device.type == "cuda"
+    logits = torch.empty(settings.images, dataset.num_classes, dtype=dtype, pin_memory=on_cuda)
     for first, last in chunks_of_batches(settings, at_once):
         views = render_views(images, epoch, first, last, settings, dataset)
         views = views.contiguous(memory_format=memory_format(device))
         sizes = tuple(size for batch in groups[first:last] for size in batch)
-        logits[first * settings.batch_size :][: len(views)] = committee(views, sizes)
+        found = committee(views, sizes).to(dtype)
+        logits[first * settings.batch_size :][: len(views)].copy_(found, non_blocking=on_cuda)
         progress.update(len(views))
+    if on_cuda:
+        torch.cuda.synchronize(device)  # the epoch's one wait
     return logits

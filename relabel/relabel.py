@@ -66,6 +66,7 @@ def relabel(settings: Namespace, team: Team) -> None:
 
     folder = store_folder(settings.fkd_path, settings.batch_size, ipc)
     logits_type = "float16" if settings.use_fp16 else "float32"
+    stored = getattr(torch, logits_type)
     record = manifest_record(
         dataset,
         views,
@@ -108,8 +109,7 @@ def relabel(settings: Namespace, team: Team) -> None:
     with progress, BackgroundWriter() as writer, torch.no_grad(), autocast(device, dtype):
         drawn = one_ahead(lambda number: (number, draw_epoch(views, number)), missing)
         for number, epoch in drawn:
-            logits = label_epoch(images, epoch, committee, views, at_once, dataset, device, progress)
-            logits = logits.to(getattr(torch, logits_type)).cpu()  # the epoch's one wait for the device
+            logits = label_epoch(images, epoch, committee, views, at_once, dataset, device, stored, progress)
             if not logits.isfinite().all():
                 raise UserError(f"epoch {number}: a soft label is not finite in {logits_type}; check the teachers")
             writer.submit(write_epoch, folder, number, epoch, logits)

@@ -260,7 +260,7 @@ def relabel_versions(setting: Setting) -> dict[str, Measurement]:
     @torch.no_grad()
     def shipped() -> None:
         drawn = draw_epoch(settings, 0)
-        logits = label_epoch(images, drawn, committee, settings, at_once, dataset, device, hidden).half().cpu()
+        logits = label_epoch(images, drawn, committee, settings, at_once, dataset, device, torch.float16, hidden)
         write_epoch(folder, 0, drawn, logits)
 
     @torch.no_grad()

@@ -176,10 +176,10 @@ def recover_held(class_batch: int, size: int) -> Held:
 
 
 def relabel_held(images: int, num_classes: int, logits_type: str) -> Held:
-    """Beyond what a chunk shows: an epoch's labels, as computed and as stored; the ones before, while they are written
-    (as a tensor, its bytes, and the file's)."""
+    """Beyond what a chunk shows: an epoch's labels; those of the one before, while they are written (as a tensor, its
+    bytes, and the file's)."""
     stored = {"float16": 2, "float32": 4}[logits_type]
-    return Held(images * num_classes * 3 * stored, images * num_classes * (4 + stored))
+    return Held(images * num_classes * 4 * stored, 0)
 
 
 def validate_held(epoch: int, checkpoint: int, test_images: int, size: int) -> Held:

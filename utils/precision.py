@@ -11,9 +11,9 @@ from utils.cli import StageParser
 from utils.errors import UserError
 
 AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Pixels that go forward through a network in the time that a CPU needs to compile it and wins back by that: it compiles
-# for 25 to 80 s, and is then 3 to 25 % faster (measured at 32 pixels with the networks of utils/benchmark.py).
-WORTH_COMPILING = 2**30
+# So many pixels forward through a network win back the time that a CPU takes to compile it: 25 to 80 s, after which it
+# is 3 to 25 % faster (two cores, 32 pixels, the networks of utils/benchmark.py).
+WORTH_COMPILING = 2**29
 LARGE_WORK = ", and on a CPU where the settings mean enough work to win its time back"
 
 

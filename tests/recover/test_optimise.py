@@ -29,6 +29,12 @@ def metadata_of(name):
         return json.loads(stream.read(length))["__metadata__"]
 
 
+def test_the_work_of_a_plan():
+    plan = Plan(sizes=(24, 32), budgets=(3, 5), alpha=0.5, lr=0.1, r_bn=0.0, jitter=0, crop_and_flip=False)
+    assert plan.iterations == 8
+    assert plan.pixels(10) == 3 * 10 * (3 * 24**2 + 5 * 32**2)
+
+
 def run(plan, teachers, patches, watch=lambda step: None, first_bn_multiplier=10.0):
     mean, std = channel_tensors(FASHION)
     return recover_batch(

@@ -10,7 +10,7 @@ from utils.batch_statistics import GroupedNetwork
 from utils.bn_matching import MatchedTeacher
 from utils.datasets import get_dataset
 from utils.errors import UserError
-from utils.precision import amp_type, autocast, compiled, gradient_scaler
+from utils.precision import WORTH_COMPILING, amp_type, autocast, compiled, gradient_scaler
 
 CIFAR = get_dataset("cifar100")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -58,8 +58,8 @@ def test_statistics_and_losses_stay_float32_under_autocast(relative):
 def test_compile_is_on_where_it_pays():
     network = torch.nn.Linear(2, 2)
     assert compiled(network, "auto", CPU) is network
-    assert compiled(network, "auto", CPU, pixels=2**30 - 1) is network
-    assert compiled(network, "auto", CPU, pixels=2**30) is not network
+    assert compiled(network, "auto", CPU, pixels=WORTH_COMPILING - 1) is network
+    assert compiled(network, "auto", CPU, pixels=WORTH_COMPILING) is not network
     assert compiled(network, "auto", CUDA) is not network
     assert compiled(network, "auto", torch.device("mps"), pixels=2**40) is network
     assert compiled(network, "off", CUDA, pixels=2**40) is network
