@@ -10,7 +10,7 @@ from utils.batch_statistics import GroupedNetwork
 from utils.bn_matching import MatchedTeacher
 from utils.datasets import get_dataset
 from utils.errors import UserError
-from utils.precision import WORTH_COMPILING, amp_type, autocast, compiled, gradient_scaler
+from utils.precision import WORTH_COMPILING, amp_type, autocast, compiled, gradient_scaler, has_compiler
 
 CIFAR = get_dataset("cifar100")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -104,6 +104,23 @@ def test_a_grouped_student_is_one_graph_with_the_same_numbers(relative):
     assert relative(as_one_graph(other)(images, (3, 3)), eager(images, (3, 3))) < 1e-5
     for (name, a), b in zip(other.state_dict().items(), eager.state_dict().values(), strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6), name
+
+
+@pytest.mark.skipif(not has_compiler(), reason="this machine has no C++ compiler")
+def test_what_a_cpu_compiles_gives_the_same_numbers(relative):
+    """Both ways in which a teacher is compiled, by the compiler itself, in the memory format of the stages."""
+    torch.manual_seed(0)
+    network = build_network("ConvNetBN_W32", CIFAR).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    images = torch.randn(6, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    results = []
+    for choice in ("off", "on"):
+        leaf = images.clone().requires_grad_(True)
+        logits, bn_loss = compiled(MatchedTeacher(copy.deepcopy(network), 10.0), choice, CPU)(leaf)
+        (logits.sum() + bn_loss).backward()
+        with torch.no_grad():
+            labels = compiled(GroupedNetwork(copy.deepcopy(network)), choice, CPU)(images, (2, 2, 1, 1))
+        results.append((logits.detach(), bn_loss.detach(), leaf.grad, labels))
+    assert all(relative(a, b) < 1e-5 for a, b in zip(*results, strict=True))
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
