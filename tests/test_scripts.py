@@ -138,6 +138,10 @@ def test_a_whole_call_prints_on_its_streams_and_into_a_log(tmp_path):
     assert log.endswith(done.stderr)
 
 
+PYTEST = ["-m", "pytest", "--numprocesses", "auto", "--dist", "worksteal"]
+PYTEST += ["--cov", "--cov-report=term:skip-covered", "--cov-fail-under=90"]
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "expected"),
     [
@@ -145,7 +149,7 @@ def test_a_whole_call_prints_on_its_streams_and_into_a_log(tmp_path):
         (
             "tests/run.sh",
             ["-k", "a b"],
-            [["-m", "pytest", "--cov", "--cov-report=term:skip-covered", "--cov-fail-under=90", "-k", "a b"]],
+            [[*PYTEST, "-k", "a b"]],
         ),
         (
             ".ci/run",
@@ -153,7 +157,7 @@ def test_a_whole_call_prints_on_its_streams_and_into_a_log(tmp_path):
             [
                 ["-m", "ruff", "check", "."],
                 ["-m", "ruff", "format", "--check", "."],
-                ["-m", "pytest", "--cov", "--cov-report=term:skip-covered", "--cov-fail-under=90"],
+                PYTEST,
             ],
         ),
     ],
