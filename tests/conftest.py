@@ -69,7 +69,9 @@ class World(NamedTuple):
         places = ["--syn-data-path", f"{self.root}/syn/{images}", "--fkd-path", f"{self.root}/fkd/{labels}"]
         return [*words.split(), "--use-fp16", "--device", "cpu", *places, "--model-pool-dir", str(self.pool), *extra]
 
-    def validate(self, *extra: str, images: str = "images", labels: str = "labels", name: str = "run") -> list[str]:
+    def validate(
+        self, *extra: str, images: str = "images", labels: str = "labels", ipc: int | str = 2, name: str = "run"
+    ) -> list[str]:
         """Arguments of a short validate run: three epochs, each of them tested."""
         words = (
             "--dataset-name fashion_mnist --model ConvNetBN_W32 --epochs 3 --batch-size 8 -T 20 --test-every 1 --cos"
@@ -79,7 +81,7 @@ class World(NamedTuple):
             "--original-data-path",
             f"{self.root}/syn/{images}",
             "--fkd-path",
-            f"{self.root}/fkd/{labels}_bs8_ipc2",
+            f"{self.root}/fkd/{labels}_bs8_ipc{ipc}",
         ]
         places += ["--val-dir", str(self.val), "--output-dir", f"{self.root}/results", "--exp-name", name]
         return [*words.split(), *places, *extra]

@@ -106,7 +106,7 @@ def test_any_number_of_processes_makes_the_files_of_one(world, contents, count):
         make_patches.make_patches: lambda words: make_patches.make_parser().parse_with_recipe("patches", words),
         recover.recover: recover.flags.parse,
         relabel.relabel: relabel.flags.parse,
-        validate.validate: validate.flags.parse_students,
+        validate.validate: validate.flags.parse_cells,
     }
     here = ["--dataset-name", "fashion_mnist", "--device", "cpu", "--train-dir", str(world.val)]
     several = ("--model", "ConvNetBN_W32", "ConvNetBN_W64", "--seed", "0", "1", "--method", "m")

@@ -139,17 +139,18 @@ def relabel_output(epochs: int, views: ViewSettings, dataset: Dataset, logits_ty
     return Output(epochs + 3, epochs * epoch, epochs * blocks(epoch) + BESIDE)
 
 
-def validate_output(checkpoints: Sequence[int], networks: int, epochs: int, processes: int = 1) -> Output:
-    """Record, metrics and result of each student that is to be trained; summary and curve of each network.
+def validate_output(checkpoints: Sequence[int], epochs: Sequence[int], summaries: int, processes: int = 1) -> Output:
+    """Record, metrics and result of each student that is to be trained; summary and curve of as many folders.
 
-    checkpoints: bytes of one, for each student; while one is trained there is one, and for moments the next beside it.
+    checkpoints, epochs: of each student, the bytes of a checkpoint and the number of epochs; while a student is trained
+    there is one checkpoint, and for moments the next beside it.
     """
     if not checkpoints:
         return NOTHING
     students = len(checkpoints)
-    size = students * (epochs * METRICS_LINE + 4 * BLOCK)
+    size = sum(epochs) * METRICS_LINE + students * 4 * BLOCK
     meanwhile = 2 * sum(map(blocks, sorted(checkpoints, reverse=True)[:processes]))
-    return Output(3 * students + 2 * networks, size, size + meanwhile + networks * BESIDE)
+    return Output(3 * students + 2 * summaries, size, size + meanwhile + summaries * BESIDE)
 
 
 def free_bytes(folder: Path) -> int:
@@ -255,7 +256,7 @@ def by_recipe(
                 "steps": validate["epochs"] * views.batches,
                 "test images": dataset.val_images * ceil(validate["epochs"] / 10),
             },
-            validate_output([checkpoint], 1, validate["epochs"]),
+            validate_output([checkpoint], [validate["epochs"]], 1),
             validate_held(epoch, checkpoint, dataset.val_images, dataset.size) + distilled,
         ),
     }

@@ -3,11 +3,12 @@
     python -m utils.launch recover cifar100 fadrm+ 10 -- --seed 1
     python -m utils.launch relabel cifar100 fadrm+ 10
     python -m utils.launch validate cifar100 fadrm+ 10 ResNet50 -- --seed 0 1 2
+    python -m utils.launch validate cifar100 fadrm+ 1 10 50 ResNet18 ResNet50
     python -m utils.launch patches cifar100 fadrm+ 10
     python -m utils.launch pretrain cifar100
 
 What follows `--` goes to the stage's entry behind the recipe and the folders, so that it wins. In validate it may begin
-with another IPC and students, in pretrain with the teachers to train. Output goes to the terminal and to a log file.
+with other IPCs and students, in pretrain with the teachers to train. Output goes to the terminal and to a log file.
 
 Where there are several GPUs, a process for each of them shares the stage (utils/distributed.py); FADRM_PROCESSES gives
 another number of processes, also without GPUs.
@@ -30,12 +31,13 @@ from utils.logs import copy_output_to
 
 
 class Request(NamedTuple):
-    """What a script asks for. pretrain has neither method nor IPC; models: its teachers, or validate's students."""
+    """What a script asks for. pretrain has neither method nor IPC, validate one IPC or several; models: the teachers of
+    pretrain, or validate's students."""
 
     stage: str
     dataset_name: str
     method: str | None = None
-    ipc: int | None = None
+    ipcs: tuple[int, ...] = ()
     models: tuple[str, ...] = ()
 
 
@@ -108,14 +110,22 @@ def parse(arguments: Sequence[str]) -> tuple[Request, list[str]]:
         teachers = leading or names[2:] or recipes.all_teachers(dataset_name)
         return Request(stage, dataset_name, models=tuple(teachers)), extra[len(leading) :]
     method, *choice = names[2:] or [""]
-    if stage == "validate":  # another IPC and other students may follow
-        choice[: len(leading)] = leading
-        extra = extra[len(leading) :]
-    if not choice or not choice[0].isdecimal():
+    ipcs, models = numbers_and_names(choice)
+    if stage == "validate":  # other IPCs and other students may follow
+        other_ipcs, other_models = numbers_and_names(leading)
+        ipcs, models, extra = other_ipcs or ipcs, other_models or models, extra[len(leading) :]
+    if not ipcs or (stage != "validate" and len(choice) > 1):
         raise UserError(f"{stage} needs a method and its IPC, a number, behind the dataset; not {' '.join(choice)!r}")
-    recipe = recipes.recipe_of(dataset_name, method, int(choice[0]))
-    models = (choice[1:] or [recipe.student]) if stage == "validate" else []
-    return Request(stage, dataset_name, method, int(choice[0]), tuple(models)), extra
+    chosen = [recipes.recipe_of(dataset_name, method, ipc) for ipc in ipcs]
+    if stage == "validate" and not models:
+        models = [chosen[0].student]
+    return Request(stage, dataset_name, method, tuple(ipcs), tuple(models)), extra
+
+
+def numbers_and_names(words: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The numbers among the words, and the rest. A word in quotes may be several, as in a script's ipc="1 10"."""
+    parts = [part for word in words for part in word.split()]
+    return [int(part) for part in parts if part.isdecimal()], [part for part in parts if not part.isdecimal()]
 
 
 def entry_words(request: Request, environment: Mapping[str, str]) -> list[str]:
@@ -123,9 +133,9 @@ def entry_words(request: Request, environment: Mapping[str, str]) -> list[str]:
 
     Raises UserError where a variable of config.sh is missing that the stage needs.
     """
-    stage, dataset_name, method, ipc, models = request
-    values = {"dataset_name": dataset_name, "recipe": method, "ipc": ipc, "model": models or None}
-    folders = recipes.locations(stage, dataset_name, method, ipc, *models[:1])
+    stage, dataset_name, method, ipcs, models = request
+    values = {"dataset_name": dataset_name, "recipe": method, "ipc": ipcs or None, "model": models or None}
+    folders = recipes.locations(stage, dataset_name, method, None if stage == "validate" else next(iter(ipcs), None))
     values |= {name: _filled(folder, environment) for name, folder in folders.items()}
     return [word for words in recipes.flags(values) for word in words]
 
@@ -134,7 +144,7 @@ def log_path(request: Request, environment: Mapping[str, str]) -> Path:
     """`<Main_Data_Path>/logs/<stage>_<dataset>_<method>_ipc<N>_<student>.log`, of what there is of these."""
     parts = [request.stage, request.dataset_name]
     if request.stage != "pretrain":
-        parts += [request.method, f"ipc{request.ipc}", *request.models]
+        parts += [request.method, *(f"ipc{ipc}" for ipc in request.ipcs), *request.models]
     return Path(_filled("$Main_Data_Path", environment)) / "logs" / f"{'_'.join(parts).replace(':', '_')}.log"
 
 

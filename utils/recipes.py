@@ -259,8 +259,14 @@ def locations(
     """The folders that a stage reads and writes, as {name of the flag with _ for -: value}.
 
     root, train_dir, val_dir, patch_dir: the folders of config.sh (by default its variables, for a shell to fill in).
-    Stage, dataset, method, IPC and model are those of `settings`, and so are the errors.
+    Stage, dataset, method, IPC and model are those of `settings`, and so are the errors; in validate without an IPC the
+    names have {ipc}, {batch_size} and {model}, which its entry fills in.
     """
+    if stage == "validate" and ipc is None:
+        ipc, batch, student = "{ipc}", "{batch_size}", "{model}"
+    elif stage != "pretrain":
+        recipe = recipe_of(dataset_name, method, ipc)
+        batch, student = recipe.batch, (model or recipe.student).replace(":", "_")  # timm:<name> in a file name
     generated, run = f"{root}/generated_data", f"{method}_ipc{ipc}"
     images = f"{generated}/syn_data/{dataset_name}"
     labels = f"{generated}/new_labels/{dataset_name}/{method}"
@@ -270,15 +276,13 @@ def locations(
     patches = {"patch_dir": f"{patch_dir}/{dataset_name}"}
     if stage == "pretrain":
         return train | val | pool
-    recipe = recipe_of(dataset_name, method, ipc)
-    student = (model or recipe.student).replace(":", "_")  # timm:<name> in a file name
     return {
         "patches": train | patches | pool,
         "recover": {"syn_data_path": images, "exp_name": run, **patches, **pool},
         "relabel": {"syn_data_path": f"{images}/{run}", "fkd_path": labels, **pool},
         "validate": {
             "original_data_path": f"{images}/{run}",
-            "fkd_path": f"{labels}_bs{recipe.batch}_ipc{ipc}",
+            "fkd_path": f"{labels}_bs{batch}_ipc{ipc}",
             **val,
             "output_dir": f"{generated}/validate_output",
             "exp_name": f"{run}_{student}",

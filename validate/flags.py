@@ -16,7 +16,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = StageParser("validate.validate", "Train students on views and soft labels; test them on real images.")
     parser.add_argument("--dataset-name", required=True, help="one of the datasets of utils/datasets.py")
     parser.add_recipe_flag()
-    parser.add_argument("--ipc", type=int, help="images per class: selects recipe and rates, and is checked")
+    parser.add_argument(
+        "--ipc",
+        type=int,
+        help="images per class: selects recipe and rates, and is checked; several: a run for each",
+    )
     parser.add_argument("--model", required=True, help="the student; several: a run for each")
     files = parser.add_argument_group("files")
     files.add_argument("--original-data-path", type=Path, required=True, help="the distilled images: class folders")
@@ -26,6 +30,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output-dir", type=Path, required=True, help="results: <output-dir>/<dataset>/<exp-name>/seed<n>"
     )
     files.add_argument("--exp-name", required=True, help="folder of this run's results")
+    files.description = "In these, {ipc}, {batch_size} and {model} stand for what a run has; several IPCs need {ipc}."
     files.add_argument("--method", help="what the results call the method (default: --recipe, else --exp-name)")
     files.add_argument("--workers", "-j", type=int, default=4, help="processes that decode the validation images, once")
     files.add_argument("--verify", action="store_true", help="read all labels against their checksums first")
@@ -66,26 +71,49 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return settings
 
 
-def parse_students(argv: Sequence[str] | None) -> list[argparse.Namespace]:
-    """Settings of a validate run for each of the students that --model names; the recipe gives each its own rates.
+def parse_cells(argv: Sequence[str] | None) -> list[argparse.Namespace]:
+    """Settings of a validate run for each IPC and student that --ipc and --model name; a recipe gives each its own.
 
-    Several have a folder each: --exp-name with the student's name behind it, or in place of the name that it ends with,
-    if that is the first one on the command line (a script's). Raises what `parse` raises, and UserError for a student
-    named twice.
+    In the names of its folders {ipc}, {batch_size} and {model} are filled in. Several have a folder of results each:
+    where --exp-name tells neither IPC nor student, they are put behind it. Raises what `parse` raises, and UserError
+    for one that is named twice, and for several IPCs whose images or labels would be the same.
     """
     finder = StageParser("validate.validate", "", add_help=False)
-    finder.add_argument("--model", nargs="+", action="append", default=[])
+    finder.add_argument("--ipc", nargs="+", type=int, default=[None])
+    finder.add_argument("--model", nargs="+")
     found, others = finder.parse_known_args(argv)
-    if not found.model:
-        return [parse(argv)]
-    names = found.model[-1]
-    if len(set(names)) != len(names):
-        raise UserError(f"--model {' '.join(names)}: each student once")
-    students = [parse([*others, "--model", name]) for name in names]
-    for student in students if len(names) > 1 else []:
-        run = student.exp_name.removesuffix(f"_{found.model[0][0].replace(':', '_')}")
-        student.exp_name = f"{run}_{student.model.replace(':', '_')}"
-    return students
+    if found.model is None:
+        return [parse(argv)]  # which tells that it is missing
+    for flag, values in (("--ipc", found.ipc), ("--model", found.model)):
+        if len(set(values)) != len(values):
+            raise UserError(f"{flag} {' '.join(map(str, values))}: each once")
+    cells = []
+    for ipc in found.ipc:
+        words = others if ipc is None else [*others, "--ipc", str(ipc)]
+        for model in found.model:
+            cell = parse([*words, "--model", model])
+            if len(found.ipc) > 1 and "{ipc}" not in cell.exp_name:
+                cell.exp_name += "_ipc{ipc}"
+            if len(found.model) > 1 and "{model}" not in cell.exp_name:
+                cell.exp_name += "_{model}"
+            cells.append(cell)
+            _fill_names(cell, several=len(found.ipc) > 1)
+    return cells
+
+
+def _fill_names(settings: argparse.Namespace, several: bool) -> None:
+    """Put IPC, batch size and student into the names of the folders. several: whether there are other IPCs too."""
+    known = {"{ipc}": settings.ipc, "{batch_size}": settings.batch_size, "{model}": settings.model.replace(":", "_")}
+    for name in ("original_data_path", "fkd_path", "output_dir", "exp_name", "method"):
+        given = getattr(settings, name)
+        filled = str(given)
+        if several and name in ("original_data_path", "fkd_path") and "{ipc}" not in filled:
+            raise UserError(f"--{name.replace('_', '-')} {given}: with several IPCs it needs {{ipc}} in its place")
+        if settings.ipc is None and "{ipc}" in filled:
+            raise UserError(f"--{name.replace('_', '-')} {given}: --ipc tells what to put for {{ipc}}")
+        for word, value in known.items():
+            filled = filled.replace(word, str(value))
+        setattr(settings, name, type(given)(filled))
 
 
 def fill_rates(settings: argparse.Namespace, ipc: int) -> None:

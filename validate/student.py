@@ -18,6 +18,7 @@ from utils.chunks import images_at_once
 from utils.datasets import Dataset, normalise
 from utils.device import memory_format
 from utils.distillation import distillation_loss, epoch_rate, parameter_groups, top_accuracy
+from utils.distilled import at_hand
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.fkd import Epoch, LabelStore, ViewSettings, chunks_of_batches, read_epoch, render_views
@@ -30,10 +31,16 @@ CHECKPOINT = "checkpoint.pt"
 
 
 class Run(NamedTuple):
-    """One student with one seed: what is trained, and shared out. place: where its result goes."""
+    """One student with one seed at one IPC: what is trained, and shared out.
+
+    images: the distilled ones, uint8, N x 3 x S x S, in the host's memory; store: their labels; place: where the result
+    goes; made_with: what a result file says of how it came about.
+    """
 
     settings: Namespace
     seed: int
+    images: Tensor
+    store: LabelStore
     place: Path
     made_with: dict[str, object]
 
@@ -84,9 +91,10 @@ def prepare_student(settings: Namespace, seed: int, dataset: Dataset, device: to
     return Learner(student, forward, *build_optimiser(network, settings), scaler, at_once, device)
 
 
-def what_is_trained(settings: Namespace, seed: int, store: LabelStore) -> dict[str, object]:
+def what_is_trained(run: Run) -> dict[str, object]:
     """What a checkpoint belongs to."""
-    return {"student": settings.model, "seed": seed, "labels": store.sha256, "epochs": settings.epochs}
+    settings = run.settings
+    return {"student": settings.model, "seed": run.seed, "labels": run.store.sha256, "epochs": settings.epochs}
 
 
 def is_tested(epoch: int, settings: Namespace) -> bool:
@@ -104,26 +112,19 @@ def test_batches(images: Tensor, labels: Tensor, dataset: Dataset, device: torch
 
 
 def train_student(
-    settings: Namespace,
-    seed: int,
-    folder: Path,
-    store: LabelStore,
-    images: Tensor,
-    test_set: tuple[Tensor, Tensor],
-    dataset: Dataset,
-    device: torch.device,
-    quiet: bool = False,
+    run: Run, test_set: tuple[Tensor, Tensor], dataset: Dataset, device: torch.device, quiet: bool = False
 ) -> list[dict]:
-    """Train one student and return its metrics, a dict an epoch; the same go to `metrics.jsonl` in `folder`.
+    """Train one student and return its metrics, a dict an epoch; the same go to `metrics.jsonl` at the run's place.
 
-    images: the distilled images, uint8, N x 3 x S x S, on the device or in the host's memory; test_set: the real images
-    (uint8) and labels; quiet: no progress bar. Goes on from `checkpoint.pt` in `folder` if it is there: everything
-    random of an epoch follows from seed and epoch, so the result is that of one run.
+    test_set: the real images (uint8) and labels; quiet: no progress bar. Goes on from `checkpoint.pt` at the place if
+    it is there: everything random of an epoch follows from seed and epoch, so the result is that of one run.
     Raises UserError, with epoch and batch, where the loss is not finite.
     """
+    settings, seed, _, store, folder, _ = run
+    images = at_hand(run.images, device)
     learner = prepare_student(settings, seed, dataset, device)
     student, optimiser, scaler = learner.student, learner.optimiser, learner.scaler
-    checkpoint, belongs_to = folder / CHECKPOINT, what_is_trained(settings, seed, store)
+    checkpoint, belongs_to = folder / CHECKPOINT, what_is_trained(run)
     state = load_training(checkpoint, belongs_to) or {"metrics": []}
     metrics = state["metrics"]
     if metrics:
@@ -131,7 +132,8 @@ def train_student(
         optimiser.load_state_dict(state["optimiser"])
         scaler.load_state_dict(state["scaler"])
     write_metrics(folder, metrics)
-    progress = tqdm(total=settings.epochs * len(images), desc=f"validate seed {seed}", unit="view", unit_scale=True)
+    name = f"{folder.parent.name} seed {seed}"
+    progress = tqdm(total=settings.epochs * len(images), desc=name, unit="view", unit_scale=True)
     progress.disable = quiet
     with progress, (folder / "metrics.jsonl").open("a") as log:
         progress.update(len(metrics) * len(images))
@@ -172,9 +174,10 @@ def train_epoch(
 ) -> Tensor:
     """One epoch in the stored order, one optimiser step a batch; the loss of each batch, on the device.
 
-    learner: its student in training mode; stored: what the store has of the epoch; images: as in train_student. Each
-    batch is cut in micro-batches as relabel cut it, each normalised on its own: the student's BatchNorm sees the images
-    that the teachers' saw. All go forward and backward together, which adds their gradients up.
+    learner: its student in training mode; stored: what the store has of the epoch; images: the distilled ones, uint8,
+    N x 3 x S x S, on the device or in the host's memory. Each batch is cut in micro-batches as relabel cut it, each
+    normalised on its own: the student's BatchNorm sees the images that the teachers' saw. All go forward and backward
+    together, which adds their gradients up.
     """
     device, optimiser, scaler = learner.device, learner.optimiser, learner.scaler
     dtype = amp_type(settings.amp, device, auto_on_cuda="off")

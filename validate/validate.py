@@ -6,18 +6,24 @@
         --output-dir results --exp-name mine
 
 The result is the last epoch's top-1; the best seen is reported beside it, since choosing an epoch on the test set
-flatters. A stopped run goes on from its last checkpoint; a seed that has its result is skipped. `--model` may name
-several students, each with a folder of its own. Several processes (torchrun) share students and seeds out.
+flatters. A stopped run goes on from its last checkpoint; a seed that has its result is skipped. `--ipc` and `--model`
+may name several, which have a folder each: with several IPCs, paths that have {ipc} where the number goes. Several
+processes (torchrun) share IPCs, students and seeds out.
 """
 
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+
+from torch import Tensor
 
 from utils.cli import print_settings
 from utils.datasets import get_dataset, images_digest, list_images, load_test_images
 from utils.device import choose_device, describe_device, peak_memory_bytes, versions
-from utils.distilled import at_hand, read_distilled
+from utils.distilled import read_distilled
 from utils.distributed import Team, teamwork
 from utils.dry_run import tell
 from utils.errors import UserError, run_entry
@@ -28,42 +34,33 @@ from utils.records import check_record
 from validate import flags
 from validate.forecast import forecast_validate, output_of
 from validate.student import CHECKPOINT, Run, train_student
-from validate.summary import accuracies, summarise
+from validate.summary import accuracies, print_table, summarise
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with teamwork() as team:
-        validate(flags.parse_students(argv), team)
+        validate(flags.parse_cells(argv), team)
 
 
-def validate(students: Sequence[Namespace], team: Team) -> None:
-    """students: the settings of each, which differ in its name, its rates and its folder."""
-    settings = students[0]
+def validate(cells: Sequence[Namespace], team: Team) -> None:
+    """cells: the settings of each IPC and student, which differ in these and what follows from them."""
+    settings = cells[0]
     dataset = get_dataset(settings.dataset_name)
     device = choose_device(settings.device, team.local_rank)
-    images, labels, ipc = read_distilled(settings.original_data_path, dataset)
-    if settings.ipc not in (None, ipc):
-        raise UserError(f"--ipc {settings.ipc}: {settings.original_data_path} has {ipc} images a class")
-    for student in students:
-        flags.fill_rates(student, ipc)
-        print_settings("validate", student)
-    digest = images_digest(images, labels)
-    store = open_store(settings.fkd_path, verify=settings.verify)
-    check_store(store, what_labels_must_have(settings, digest))
-
-    folders = [student.output_dir / dataset.name / student.exp_name for student in students]
     runs = []
-    for student, folder in zip(students, folders, strict=True):
-        made_with = what_shapes_result(student, ipc, digest, store)
-        runs += [Run(student, seed, folder / f"seed{seed}", {**made_with, "seed": seed}) for seed in student.seed]
+    for (images_path, labels_path), same in groupby(cells, key=attrgetter("original_data_path", "fkd_path")):
+        images, labels, ipc = read_distilled(images_path, dataset)
+        store = open_store(labels_path, verify=settings.verify)
+        for cell in same:
+            runs += runs_of(cell, images, labels, ipc, store)
+    folders = list(dict.fromkeys(run.place.parent for run in runs))
     output = output_of(runs, dataset, team)
     require_space(folders[0], output)
     mine = team.share(runs)
     for run in mine:
         check_record(run.place / "settings.json", run.made_with, "results", write=not settings.dry_run)
-    images = at_hand(images, device)
     if settings.dry_run:
-        tell(forecast_validate(runs, store, images, output, dataset, device, team), device, team)
+        tell(forecast_validate(runs, output, dataset, device, team), device, team)
         return
     pending = [run for run in mine if not run.is_done]
     for run in mine:
@@ -74,9 +71,7 @@ def validate(students: Sequence[Namespace], team: Team) -> None:
         test_set = load_test_images(paths, dataset, workers=settings.workers, progress="test images"), test_labels
     for run in pending:
         started = time.monotonic()
-        metrics = train_student(
-            run.settings, run.seed, run.place, store, images, test_set, dataset, device, not team.leads
-        )
+        metrics = train_student(run, test_set, dataset, device, quiet=not team.leads)
         used = {
             "seconds": round(sum(line["seconds"] for line in metrics), 2),
             "seconds_this_run": round(time.monotonic() - started, 2),
@@ -88,8 +83,30 @@ def validate(students: Sequence[Namespace], team: Team) -> None:
         (run.place / CHECKPOINT).unlink(missing_ok=True)
     team.wait()
     if team.leads:
-        for folder in folders:
-            summarise(folder)
+        summaries = {folder: summarise(folder) for folder in folders}
+        if len(folders) > 1:
+            print_table({(cell.model, cell.ipc): summaries[results_folder(cell)] for cell in cells})
+
+
+def results_folder(settings: Namespace) -> Path:
+    """Where the seeds of an IPC and student have their folders."""
+    return settings.output_dir / settings.dataset_name / settings.exp_name
+
+
+def runs_of(settings: Namespace, images: Tensor, labels: Tensor, ipc: int, store: LabelStore) -> list[Run]:
+    """A run for each seed of an IPC and student, once its images (see read_distilled) and labels have been checked."""
+    if settings.ipc not in (None, ipc):
+        raise UserError(f"--ipc {settings.ipc}: {settings.original_data_path} has {ipc} images a class")
+    settings.ipc = ipc
+    flags.fill_rates(settings, ipc)
+    print_settings("validate", settings)
+    digest = images_digest(images, labels)
+    check_store(store, what_labels_must_have(settings, digest))
+    made_with, folder = what_shapes_result(settings, ipc, digest, store), results_folder(settings)
+    return [
+        Run(settings, seed, images, store, folder / f"seed{seed}", {**made_with, "seed": seed})
+        for seed in settings.seed
+    ]
 
 
 def what_labels_must_have(settings: Namespace, images_sha256: str) -> dict[str, object]:

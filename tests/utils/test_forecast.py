@@ -68,11 +68,13 @@ def test_what_has_nothing_to_make_needs_nothing():
     nothing = (0, 0, 0)
     assert forecast.recover_output(0, 0, FASHION) == nothing
     assert forecast.relabel_output(0, VIEWS, FASHION, "float16") == nothing
-    assert forecast.validate_output([], 0, 300) == nothing
+    assert forecast.validate_output([], [], 0) == nothing
 
 
 def test_processes_have_checkpoints_at_the_same_time():
-    one, two, ten = (forecast.validate_output([4096, 40960, 1], 2, 10, processes).disk for processes in (1, 2, 10))
+    one, two, ten = (
+        forecast.validate_output([4096, 40960, 1], [10, 10, 10], 2, processes).disk for processes in (1, 2, 10)
+    )
     assert two - one == 2 * 4096  # the largest first
     assert ten - one == 4 * 4096  # three students keep three processes busy
 

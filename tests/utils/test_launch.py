@@ -10,6 +10,7 @@ import torch
 from utils import launch, recipes
 from utils.errors import UserError
 from utils.launch import Request
+from validate import flags
 
 FOLDERS = {"Main_Data_Path": "/main", "train_dir": "/train", "val_dir": "/val", "patch_dir": "/patches"}
 
@@ -17,28 +18,31 @@ FOLDERS = {"Main_Data_Path": "/main", "train_dir": "/train", "val_dir": "/val", 
 @pytest.mark.parametrize(
     ("words", "request_", "extra"),
     [
-        ("recover cifar100 fadrm+ 10", Request("recover", "cifar100", "fadrm+", 10), []),
-        ("recover cifar100 fadrm 10 -- --lr 1", Request("recover", "cifar100", "fadrm", 10), ["--lr", "1"]),
-        ("relabel cifar100 fadrm 7 -- x --", Request("relabel", "cifar100", "fadrm", 7), ["x", "--"]),
-        ("validate cifar10 fadrm 10 ResNet50", Request("validate", "cifar10", "fadrm", 10, ("ResNet50",)), []),
-        ("validate cifar10 fadrm 10", Request("validate", "cifar10", "fadrm", 10, ("ResNet18",)), []),
-        ("validate cifar10 fadrm 10 A -- 50", Request("validate", "cifar10", "fadrm", 50, ("A",)), []),
-        ("validate cifar10 fadrm 10 A -- 50 B", Request("validate", "cifar10", "fadrm", 50, ("B",)), []),
+        ("recover cifar100 fadrm+ 10", Request("recover", "cifar100", "fadrm+", (10,)), []),
+        ("recover cifar100 fadrm 10 -- --lr 1", Request("recover", "cifar100", "fadrm", (10,)), ["--lr", "1"]),
+        ("relabel cifar100 fadrm 7 -- x --", Request("relabel", "cifar100", "fadrm", (7,)), ["x", "--"]),
+        ("validate cifar10 fadrm 10 ResNet50", Request("validate", "cifar10", "fadrm", (10,), ("ResNet50",)), []),
+        ("validate cifar10 fadrm 10", Request("validate", "cifar10", "fadrm", (10,), ("ResNet18",)), []),
+        ("validate cifar10 fadrm 10 A -- 50", Request("validate", "cifar10", "fadrm", (50,), ("A",)), []),
+        ("validate cifar10 fadrm 10 A -- 50 B", Request("validate", "cifar10", "fadrm", (50,), ("B",)), []),
         (
             "validate cifar10 fadrm 10 A -- 50 B --seed 0 1",
-            Request("validate", "cifar10", "fadrm", 50, ("B",)),
+            Request("validate", "cifar10", "fadrm", (50,), ("B",)),
             ["--seed", "0", "1"],
         ),
         (
             "validate cifar10 fadrm 10 A -- --seed 0 1",
-            Request("validate", "cifar10", "fadrm", 10, ("A",)),
+            Request("validate", "cifar10", "fadrm", (10,), ("A",)),
             ["--seed", "0", "1"],
         ),
         (
             "validate cifar10 fadrm 10 A -- 50 B C --seed 0",
-            Request("validate", "cifar10", "fadrm", 50, ("B", "C")),
+            Request("validate", "cifar10", "fadrm", (50,), ("B", "C")),
             ["--seed", "0"],
         ),
+        ("validate cifar10 fadrm 10 A -- 1 50", Request("validate", "cifar10", "fadrm", (1, 50), ("A",)), []),
+        ("validate cifar10 fadrm 10 A -- B", Request("validate", "cifar10", "fadrm", (10,), ("B",)), []),
+        ("validate cifar10 fadrm 1 10 B C", Request("validate", "cifar10", "fadrm", (1, 10), ("B", "C")), []),
         (
             "pretrain cifar100 -- --seed 1",
             Request("pretrain", "cifar100", models=("ResNet18", "Densenet121", "ShuffleNetV2", "MobileNetV2")),
@@ -62,7 +66,8 @@ def test_parse(words, request_, extra):
         ("recover cifar100 dm 1", "method 'dm'"),
         ("recover cifar100", "needs a method and its IPC"),
         ("recover cifar100 fadrm", "needs a method and its IPC"),
-        ("validate cifar100 fadrm 10 A -- ResNet50", "a number"),
+        ("validate cifar100 fadrm A", "a number"),
+        ("recover cifar100 fadrm 1 10", "a number"),
         ("recover cifar100 fadrm 0", "at least 1"),
     ],
 )
@@ -72,14 +77,24 @@ def test_words_that_are_no_request(words, message):
 
 
 def test_entry_words():
-    words = launch.entry_words(Request("validate", "cifar100", "fadrm+", 10, ("ResNet50",)), FOLDERS)
+    words = launch.entry_words(Request("validate", "cifar100", "fadrm+", (10,), ("ResNet50",)), FOLDERS)
     assert words == [
         *("--dataset-name", "cifar100", "--recipe", "fadrm+", "--ipc", "10", "--model", "ResNet50"),
-        *("--original-data-path", "/main/generated_data/syn_data/cifar100/fadrm+_ipc10"),
-        *("--fkd-path", "/main/generated_data/new_labels/cifar100/fadrm+_bs16_ipc10"),
+        *("--original-data-path", "/main/generated_data/syn_data/cifar100/fadrm+_ipc{ipc}"),
+        *("--fkd-path", "/main/generated_data/new_labels/cifar100/fadrm+_bs{batch_size}_ipc{ipc}"),
         *("--val-dir", "/val/cifar100", "--output-dir", "/main/generated_data/validate_output"),
-        *("--exp-name", "fadrm+_ipc10_ResNet50"),
+        *("--exp-name", "fadrm+_ipc{ipc}_{model}"),
     ]
+
+
+def test_a_script_of_several_runs_finds_the_folders_of_each():
+    request = Request("validate", "cifar10", "fadrm+", (1, 10), ("ResNet50", "timm:vit"))
+    cells = flags.parse_cells(launch.entry_words(request, FOLDERS))
+    assert [(cell.ipc, cell.model) for cell in cells] == [(i, m) for i in request.ipcs for m in request.models]
+    for cell in cells:
+        expected = recipes.locations("validate", "cifar10", "fadrm+", cell.ipc, cell.model, *FOLDERS.values())
+        assert expected == {name: str(getattr(cell, name)) for name in expected}
+    assert [cell.batch_size for cell in cells] == [10, 10, 16, 16]  # the recipe of each
 
 
 def test_entry_words_of_pretrain_name_all_teachers_at_once():
@@ -93,15 +108,16 @@ def test_entry_words_of_pretrain_name_all_teachers_at_once():
 def test_folders_that_are_not_set(environment):
     given = {"Main_Data_Path": "/main", **environment}
     with pytest.raises(UserError, match=r"^patch_dir is not set: give it in config\.sh"):
-        launch.entry_words(Request("recover", "cifar100", "fadrm", 1), given)
-    assert launch.entry_words(Request("relabel", "cifar100", "fadrm", 1), given)  # it needs no patches
+        launch.entry_words(Request("recover", "cifar100", "fadrm", (1,)), given)
+    assert launch.entry_words(Request("relabel", "cifar100", "fadrm", (1,)), given)  # it needs no patches
 
 
 @pytest.mark.parametrize(
     ("request_", "name"),
     [
-        (Request("recover", "cifar100", "fadrm+", 10), "recover_cifar100_fadrm+_ipc10.log"),
-        (Request("validate", "cifar100", "fadrm", 1, ("timm:vit",)), "validate_cifar100_fadrm_ipc1_timm_vit.log"),
+        (Request("recover", "cifar100", "fadrm+", (10,)), "recover_cifar100_fadrm+_ipc10.log"),
+        (Request("validate", "cifar100", "fadrm", (1,), ("timm:vit",)), "validate_cifar100_fadrm_ipc1_timm_vit.log"),
+        (Request("validate", "cifar100", "fadrm", (1, 10), ("A",)), "validate_cifar100_fadrm_ipc1_ipc10_A.log"),
         (Request("pretrain", "cifar100", models=("A", "B")), "pretrain_cifar100.log"),
     ],
 )

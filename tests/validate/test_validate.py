@@ -1,6 +1,7 @@
 """The validate entry: what it reports, how it goes on, what it refuses."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -79,20 +80,65 @@ def test_several_seeds_give_mean_and_spread(labelled, capsys):
         ("--model A", {"A": "run"}),
         ("--model A B --model C", {"C": "run"}),
         ("--model A B", {"A": "run_A", "B": "run_B"}),
-        ("--model A timm:b --exp-name x_ConvNetBN_W32", {"A": "x_A", "timm:b": "x_timm_b"}),  # as a script, told others
+        ("--model A timm:b --exp-name x_{model}_y", {"A": "x_A_y", "timm:b": "x_timm_b_y"}),
+        ("--exp-name {model}_ipc{ipc}_bs{batch_size} --ipc 2", {"ConvNetBN_W32": "ConvNetBN_W32_ipc2_bs8"}),
+        ("--exp-name {other}", {"ConvNetBN_W32": "{other}"}),
     ],
 )
 def test_students_and_their_folders(world, words, runs):
-    settings = flags.parse_students(world.validate(*words.split()))
+    settings = flags.parse_cells(world.validate(*words.split()))
     assert {each.model: each.exp_name for each in settings} == runs
 
 
-def test_each_student_has_its_own_rates():
-    words = "--dataset-name imagenet1k --recipe fadrm+ --ipc 10 --model ResNet18 ResNet101 --exp-name e"
-    places = "--original-data-path i --fkd-path l --val-dir v --output-dir o"
-    settings = flags.parse_students([*words.split(), *places.split()])
-    for each, name in zip(settings, ("ResNet18", "ResNet101"), strict=True):
-        assert (each.adamw_lr, each.eta) == recipes.student_rate("imagenet1k", name, 10)[:2]
+CELLS = "--dataset-name imagenet1k --recipe fadrm+ --model ResNet18 ResNet101 --exp-name e --val-dir v --output-dir o"
+
+
+def test_each_ipc_and_student_has_its_own_rates_and_folders():
+    places = "--original-data-path i{ipc} --fkd-path l_bs{batch_size}_ipc{ipc}"
+    cells = flags.parse_cells([*CELLS.split(), *places.split(), "--ipc", "50", "10"])
+    assert [(cell.ipc, cell.model) for cell in cells] == [(i, m) for i in (50, 10) for m in ("ResNet18", "ResNet101")]
+    for cell in cells:
+        assert (cell.adamw_lr, cell.eta) == recipes.student_rate("imagenet1k", cell.model, cell.ipc)[:2]
+        assert (str(cell.original_data_path), str(cell.fkd_path)) == (f"i{cell.ipc}", f"l_bs16_ipc{cell.ipc}")
+        assert cell.exp_name == f"e_ipc{cell.ipc}_{cell.model}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--original-data-path i --fkd-path l{ipc} --ipc 1 10", "--original-data-path i: with several IPCs"),
+        ("--original-data-path i{ipc} --fkd-path l --ipc 1 10", "--fkd-path l: with several IPCs it needs {ipc}"),
+        ("--original-data-path i{ipc} --fkd-path l{ipc} --ipc 1 1", "--ipc 1 1: each once"),
+        ("--original-data-path i{ipc} --fkd-path l{ipc} --ipc x", "invalid int value: 'x'"),
+    ],
+)
+def test_several_ipcs_that_cannot_be(refusal, words, message):
+    assert message in refusal(flags.parse_cells, [*CELLS.split(), *words.split()])
+
+
+def test_an_ipc_to_fill_in_that_is_not_given(world, refusal):
+    assert "--fkd-path l{ipc}: --ipc tells" in refusal(flags.parse_cells, world.validate("--fkd-path", "l{ipc}"))
+
+
+def test_several_ipcs_and_students_give_the_results_of_one_run_each(world, capsys):
+    """Two IPCs, two students, two seeds in one call: each as when it is alone, and a table of all."""
+    for ipc in ("1", "2"):
+        recover.main(world.recover("--ipc-end", ipc, name=f"syn{ipc}"))
+        relabel.main(world.relabel(images=f"syn{ipc}", labels="labels"))
+    several = ("--seed", "0", "1", "--ipc", "1", "2", "--model", "ConvNetBN_W32", "ConvNetBN_W64", "--epochs", "2")
+    validate.main(world.validate(*several, images="syn{ipc}", labels="labels", ipc="{ipc}"))
+    table = capsys.readouterr().out.splitlines()[-3:]
+    assert table[0].split() == ["top-1", "%", "IPC", "1", "IPC", "2"]
+    for ipc in (1, 2):
+        for model in ("ConvNetBN_W32", "ConvNetBN_W64"):
+            alone = ("--seed", "1", "--ipc", f"{ipc}", "--model", model, "--epochs", "2", "--method", "run")
+            validate.main(world.validate(*alone, images=f"syn{ipc}", labels="labels", ipc=ipc, name="alone"))
+            together = result_of(world, f"run_ipc{ipc}_{model}", seed=1)
+            assert comparable(together) == comparable(result_of(world, "alone", seed=1))
+            shutil.rmtree(world.root / "results/fashion_mnist/alone")
+            mean = (together["top1"] + result_of(world, f"run_ipc{ipc}_{model}")["top1"]) / 2
+            row = next(line for line in table[1:] if line.startswith(model))
+            assert f"{mean:.2f} ±" in row
 
 
 def test_the_same_seed_gives_the_same_result(labelled):
@@ -191,7 +237,7 @@ def test_one_epoch_is_the_plain_training_loop(labelled):
         (["--temperature", "0"], "--temperature 0"),
         (["--epochs", "0"], "--epochs 0"),
         (["--seed", "1", "1"], "each seed once"),
-        (["--model", "ResNet18", "ResNet18"], "each student once"),
+        (["--model", "ResNet18", "ResNet18"], "each once"),
         (["--dist-url", "x"], "torchrun"),
     ],
 )

@@ -25,7 +25,7 @@ def dry(labelled, monkeypatch):
 
     def run(*extra, team=None):
         arguments = labelled.validate("--dry-run", *extra)
-        validate.main(arguments) if team is None else validate.validate(flags.parse_students(arguments), team)
+        validate.main(arguments) if team is None else validate.validate(flags.parse_cells(arguments), team)
         return found.pop()
 
     return run
