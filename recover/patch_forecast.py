@@ -17,8 +17,6 @@ from utils.dry_run import DryRun, measure
 from utils.forecast import Held, Output, slowest_share
 from utils.patches import jpeg_of
 
-FEW_IMAGES = 30  # of a class, for calibrating
-
 
 def forecast_patches(
     settings: argparse.Namespace,
@@ -41,7 +39,8 @@ def forecast_patches(
     folder, seconds, typical, held = settings.patch_dir / settings.patch_diff, 0.0, None, Held(0, 0)
     if absent:
         team.wait()  # processes on one machine slow each other down, here as later
-        few = argparse.Namespace(**vars(settings) | {"max_images": min(usable[absent[0]], max(needed, FEW_IMAGES))})
+        enough = max(needed, ceil(settings.batch_size / settings.num_crops))  # for a class, and for one whole forward
+        few = argparse.Namespace(**vars(settings) | {"max_images": min(usable[absent[0]], enough)})
         with ThreadPoolExecutor(max(settings.workers, 1)) as pool:
 
             def make() -> Tensor:
