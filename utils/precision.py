@@ -14,6 +14,7 @@ AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 # So many pixels forward through a network win back the time that a CPU takes to compile it: 25 to 80 s, after which it
 # is 3 to 25 % faster (two cores, 32 pixels, the networks of utils/benchmark.py).
 WORTH_COMPILING = 2**29
+MOST_GRAPHS = 64  # of all networks and shapes of a run: beyond its own limit, 8, PyTorch goes on without compiling
 LARGE_WORK = ", and on a CPU where the settings mean enough work to win its time back"
 
 
@@ -70,7 +71,7 @@ def compiled(network: nn.Module, choice: str, device: torch.device, pixels: int 
             "--compile on needs a C++ compiler on a CPU: install g++, name one in CXX, or use --compile off"
         )
     mode = "reduce-overhead" if device.type == "cuda" else "default"
-    return torch.compile(network, mode=mode, dynamic=False)
+    return torch.compile(network, mode=mode, dynamic=False, recompile_limit=MOST_GRAPHS)
 
 
 def has_compiler() -> bool:

@@ -1,6 +1,7 @@
 """--amp and --compile: what they choose, and that they change no number beyond their type."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -104,6 +105,23 @@ def test_a_grouped_student_is_one_graph_with_the_same_numbers(relative):
     assert relative(as_one_graph(other)(images, (3, 3)), eager(images, (3, 3))) < 1e-5
     for (name, a), b in zip(other.state_dict().items(), eager.state_dict().values(), strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6), name
+
+
+def test_all_teachers_are_compiled_at_all_sizes(monkeypatch):
+    """Beyond some eight graphs of one function PyTorch goes on without compiling, unless it is told otherwise."""
+    graphs = []
+
+    def note(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=note))
+    for name in ("ConvNetBN_W32", "ConvNetBN_W64", "ConvNetW128"):
+        teacher = MatchedTeacher(build_network(name, CIFAR).eval().requires_grad_(False), 10.0)
+        teacher = compiled(teacher, "on", CPU)
+        for size in (32, 16, 32, 20, 24, 16):
+            teacher(torch.randn(2, 3, size, size))
+    assert len(graphs) == 3 * 4
 
 
 @pytest.mark.skipif(not has_compiler(), reason="this machine has no C++ compiler")
