@@ -6,17 +6,19 @@ device idle: so many groups go through a network together, and only its BatchNor
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.cpu_statistics import has_cpu_kernels, statistics_of_rows
+from utils.cpu_statistics import VECTOR, gradient_sums, has_cpu_kernels, statistics_of_rows, weighted_sum
 from utils.errors import UserError
 
-SMALL_GROUP = 2**19  # bytes: a CPU is faster with all groups at once up to here, and group by group above
+# Bytes of a group. Up to the first a CPU is faster with all groups at once, above it group by group; above the second
+# it is worth while to put a gradient together from sums and products.
+SMALL_GROUP, WORTH_SUMS = 2**19, 2**17
 
 
 def group_sizes(batch: int, parts: int = 2) -> list[int]:
@@ -102,14 +104,33 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         require_several_values(activations, sizes)
         if not self.training:
             return normalise_groups(activations, sizes, *affine, self.eps)
-        # Few groups, one after the other: the running statistics move with each.
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(len(sizes))
+        if torch.compiler.is_compiling():
+            output, means, variances = normalise_for_a_compiler(activations, sizes, *affine, self.eps)
+            if self.running_mean is not None:
+                self.move_running_statistics(means, variances)
+            return output
+        # Few groups, one after the other: the running statistics move with each.
         running = (self.running_mean, self.running_var)
-        if has_cpu_kernels(activations) and activations[: max(sizes)].nbytes > SMALL_GROUP:
+        if has_slow_gradient(activations, max(sizes)) and self.affine:
             return _NormaliseInTurn.apply(activations, *affine, *running, sizes, self.momentum, self.eps)
         settings = (*running, *affine, True, self.momentum, self.eps)
         return torch.cat([F.batch_norm(group, *settings) for group in activations.split_with_sizes(sizes)])
+
+    @torch.no_grad()
+    def move_running_statistics(self, means: Sequence[Tensor], variances: Sequence[Tensor]) -> None:
+        """Move them by mean and unbiased variance of one group (C each) after the other."""
+        for mean, var in zip(means, variances, strict=True):
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var, self.momentum)
+
+
+def has_slow_gradient(activations: Tensor, group: int) -> bool:
+    """Whether the CPU's own gradient of BatchNorm takes several times what its sums and products take: where channels
+    fill no whole vectors. group: images in a group; small ones are not worth the calls."""
+    fills = activations.shape[1] % VECTOR == 0
+    return not fills and has_cpu_kernels(activations) and activations[:group].nbytes > WORTH_SUMS
 
 
 def require_several_values(activations: Tensor, sizes: Sequence[int]) -> None:
@@ -134,9 +155,8 @@ def normalise_groups(
     sizes: images in each of the G groups, N together; weight, bias: C each, or None. The output has the activations'
     type; statistics are float32 or wider.
     """
-    runs = [(size, len(list(same))) for size, same in itertools.groupby(sizes)]  # of groups that are equally large
     outputs = []
-    for part, (size, groups) in zip(activations.split([size * groups for size, groups in runs]), runs, strict=True):
+    for part, size, groups in runs_of_groups(activations, sizes):
         if has_cpu_kernels(part) and part[:size].nbytes > SMALL_GROUP:
             outputs.append(normalise_in_turn(part, [size] * groups, weight, bias, eps=eps)[0])
             continue
@@ -147,6 +167,14 @@ def normalise_groups(
         output = torch.addcmul(shift, part.unflatten(0, (groups, size)).to(scale.dtype), scale)
         outputs.append(output.flatten(0, 1).to(activations.dtype))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+
+def runs_of_groups(activations: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, int, int]]:
+    """Consecutive groups that are equally large, together: their part of the activations, their size, how many."""
+    runs = [(size, len(list(same))) for size, same in itertools.groupby(sizes)]
+    parts = activations.split([size * groups for size, groups in runs])
+    for part, (size, groups) in zip(parts, runs, strict=True):
+        yield part, size, groups
 
 
 def _group_statistics(activations: Tensor, size: int, groups: int) -> tuple[Tensor, Tensor]:
@@ -160,6 +188,28 @@ def _group_statistics(activations: Tensor, size: int, groups: int) -> tuple[Tens
     wide = activations.to(torch.promote_types(activations.dtype, torch.float32)).unflatten(0, (groups, size))
     var, mean = torch.var_mean(wide, dim=(1, 3, 4), correction=0)
     return mean, var
+
+
+def normalise_for_a_compiler(
+    activations: Tensor, sizes: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """`normalise_groups` in operations whose gradient a compiler fuses with what comes before and behind.
+
+    Differences from the mean are what is scaled, so that the gradient loses no digits. Returns the output, and each
+    group's mean and unbiased variance (C each).
+    """
+    outputs, means, variances = [], [], []
+    for part, size, groups in runs_of_groups(activations, sizes):
+        wide = part.unflatten(0, (groups, size)).to(torch.promote_types(part.dtype, torch.float32))
+        var, mean = torch.var_mean(wide, dim=(1, 3, 4), correction=0, keepdim=True)
+        output = (wide - mean) * torch.rsqrt(var + eps)
+        if weight is not None:
+            output = output * weight[:, None, None] + bias[:, None, None]
+        outputs.append(output.flatten(0, 1).to(activations.dtype))
+        count = size * part.shape[2] * part.shape[3]
+        means += mean.detach().flatten(1).unbind()
+        variances += (var.detach().flatten(1) * (count / (count - 1))).unbind()
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0], means, variances
 
 
 def normalise_in_turn(
@@ -189,14 +239,14 @@ def normalise_in_turn(
 
 
 class _NormaliseInTurn(torch.autograd.Function):
-    """`normalise_in_turn` with a gradient, without a copy on the way forward."""
+    """`normalise_in_turn` with a gradient that is put together from sums and products (see has_slow_gradient)."""
 
     @staticmethod
     def forward(
         ctx,
         activations: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
         running_mean: Tensor | None,
         running_var: Tensor | None,
         sizes: Sequence[int],
@@ -207,24 +257,20 @@ class _NormaliseInTurn(torch.autograd.Function):
             activations, sizes, weight, bias, running_mean, running_var, momentum, eps
         )
         ctx.save_for_backward(activations, weight, *means, *inverse_stds)
-        ctx.sizes, ctx.eps = sizes, eps
+        ctx.sizes = sizes
         return output
 
     @staticmethod
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         activations, weight, *statistics = ctx.saved_tensors
-        sizes, wanted = ctx.sizes, ctx.needs_input_grad[:3]
-        means, inverse_stds = statistics[: len(sizes)], statistics[len(sizes) :]
-        gradient = torch.empty_like(activations)
-        of_weight = of_bias = 0
-        parts = zip(grad_output.split(sizes), activations.split(sizes), means, inverse_stds, strict=True)
-        for its_gradient, (its_grad, group, mean, inverse_std) in zip(gradient.split(sizes), parts, strict=True):
-            found, more_weight, more_bias = torch.ops.aten.native_batch_norm_backward(
-                its_grad, group, weight, None, None, mean, inverse_std, True, ctx.eps, wanted
-            )
-            its_gradient.copy_(found)
-            of_weight, of_bias = (
-                of_weight + more_weight if wanted[1] else None,
-                of_bias + more_bias if wanted[2] else None,
-            )
+        means, inverse_stds = statistics[: len(ctx.sizes)], statistics[len(ctx.sizes) :]
+        gradient, of_weight, of_bias = torch.empty_like(activations), 0, 0
+        groups = (each.split(ctx.sizes) for each in (gradient, grad_output, activations))
+        for its_gradient, its_grad, group, mean, inverse_std in zip(*groups, means, inverse_stds, strict=True):
+            products, sums = gradient_sums(its_grad, group, mean, inverse_std)
+            scale, share = weight * inverse_std, -1 / (group.numel() // len(mean))
+            slope = scale * inverse_std * products * share
+            offset = torch.addcmul(scale * sums * share, slope, mean, value=-1)
+            weighted_sum(its_grad, scale, group, slope, offset, out=its_gradient)
+            of_weight, of_bias = of_weight + products, of_bias + sums
         return gradient, of_weight, of_bias, None, None, None, None, None

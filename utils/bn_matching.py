@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.cpu_statistics import has_cpu_kernels, statistics_of_rows
-
-CHUNK_BYTES = 2**20  # of activations that a CPU core works on while they are in its cache
+from utils.cpu_statistics import has_cpu_kernels, statistics_of_rows, weighted_sum
 
 
 class Statistics(NamedTuple):
@@ -149,15 +147,9 @@ def one_pass_statistics(activations: Tensor) -> Statistics:
 def matched_gradient(grad_output: Tensor, activations: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     """`grad_output * scale + activations * slope + offset`, the vectors by channel; in the activations' type.
 
-    grad_output, activations: N x C x H x W. On a CPU a few images at a time, so that the second product finds what the
-    first has written in the cache.
+    grad_output, activations: N x C x H x W.
     """
+    if has_cpu_kernels(activations):
+        return weighted_sum(grad_output, scale, activations, slope, offset, out=torch.empty_like(activations))
     scale, slope, offset = (vector.view(1, -1, 1, 1) for vector in (scale, slope, offset))
-    if not has_cpu_kernels(activations):
-        return torch.addcmul(offset + activations * slope, grad_output, scale).to(activations.dtype)
-    gradient = torch.empty_like(activations)
-    images = max(1, torch.get_num_threads() * CHUNK_BYTES // (4 * activations[0].numel()))
-    parts = zip(gradient.split(images), activations.split(images), grad_output.split(images), strict=True)
-    for part, its_activations, its_grad in parts:
-        torch.addcmul(offset, its_activations, slope, out=part).addcmul_(its_grad, scale)
-    return gradient
+    return torch.addcmul(offset + activations * slope, grad_output, scale).to(activations.dtype)

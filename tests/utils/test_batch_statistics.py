@@ -10,7 +10,7 @@ import torch
 from models.checkpoints import load_network
 from models.registry import build_network
 from utils import batch_statistics
-from utils.batch_statistics import GroupedNetwork, epoch_groups, group_sizes, normalise_groups
+from utils.batch_statistics import GroupedNetwork, epoch_groups, group_sizes, has_slow_gradient, normalise_groups
 from utils.datasets import get_dataset
 from utils.distillation import committee_weights
 from utils.errors import UserError
@@ -113,12 +113,13 @@ def test_a_student_in_float32_answers_and_remembers_as_group_by_group(groups, re
     assert_same_statistics(grouped.network, plain)
 
 
-ALL_AT_ONCE, IN_TURN = 2**30, 0  # limits of a small group that leave only one of the ways
+ALL_AT_ONCE, IN_TURN = 2**30, 0  # limits of a group's bytes that leave only one of the ways
 
 
 @pytest.fixture(params=[ALL_AT_ONCE, IN_TURN])
 def one_way(request, monkeypatch):
     monkeypatch.setattr(batch_statistics, "SMALL_GROUP", request.param)
+    monkeypatch.setattr(batch_statistics, "WORTH_SUMS", request.param)
 
 
 @pytest.mark.usefixtures("one_way")
@@ -159,6 +160,15 @@ def test_a_layer_in_training_is_the_sequence_of_groups(memory_format, affine, gr
     for a, b in zip(grouped.parameters(), plain.parameters(), strict=True):
         assert relative(a.grad, b.grad) < 1e-5
     assert_same_statistics(grouped.network[0], plain)
+
+
+def test_where_a_gradient_is_put_together():
+    """Where channels fill no whole vectors and a group is not small, on a CPU in float32."""
+    large, small = torch.empty(16, 24, 32, 32), torch.empty(16, 24, 8, 8)
+    assert has_slow_gradient(large, 8)
+    assert not has_slow_gradient(small, 8)
+    assert not has_slow_gradient(large[:, :16], 8)
+    assert not has_slow_gradient(large.double(), 8)
 
 
 @torch.no_grad()

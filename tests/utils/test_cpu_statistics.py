@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.cpu_statistics import has_cpu_kernels, largest_divisor, statistics_of_rows
+from utils.cpu_statistics import gradient_sums, has_cpu_kernels, largest_divisor, statistics_of_rows, weighted_sum
 from utils.randomness import generator_for
 
 
@@ -35,6 +35,23 @@ def test_values_that_are_not_contiguous_are_taken_too(relative):
     mean, var = statistics_of_rows(values.T)
     assert relative(mean, values.mean(dim=1)) < 1e-5
     assert relative(var, values.var(dim=1, correction=0)) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(8, 24, 32, 32), (3, 58, 7, 5), (2, 1200, 2, 2)], ids=str)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_sums_and_products_of_a_gradient(shape, memory_format, relative):
+    generator = generator_for("gradient")
+    values, gradient = torch.randn(2, *shape, generator=generator) + 3
+    values, gradient = (each.contiguous(memory_format=memory_format) for each in (values, gradient))
+    mean, inverse_std, weight = torch.randn(3, shape[1], generator=generator)
+    products, sums = gradient_sums(gradient, values, mean, inverse_std)
+    wide, by_channel = gradient.double(), (-1, 1, 1)
+    normalised = (values.double() - mean.view(by_channel)) * inverse_std.view(by_channel)
+    assert relative(products, (wide * normalised).sum(dim=(0, 2, 3))) < 4e-6
+    assert relative(sums, wide.sum(dim=(0, 2, 3))) < 4e-6
+    found = weighted_sum(gradient, weight, values, mean, inverse_std, out=torch.empty_like(values))
+    weight, mean, inverse_std = (each.view(by_channel) for each in (weight, mean, inverse_std))
+    assert relative(found, wide * weight + values * mean + inverse_std) < 1e-6
 
 
 def test_the_largest_divisor():
