@@ -9,7 +9,7 @@ from recover.optimise import Plan
 from utils.cli import StageParser
 from utils.datasets import Dataset, get_dataset
 from utils.errors import UserError
-from utils.precision import LARGE_WORK, add_speed_flags
+from utils.precision import add_speed_flags
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -62,7 +62,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     look.add_argument("--verifier", action="store_true", help="print a network's accuracy on the images as they form")
     look.add_argument("--verifier-arch", default="ResNet18", help="that network")
     look.add_argument("--verifier-weight-path", type=Path, help="its weights (default: <model-pool-dir>/<arch>)")
-    add_speed_flags(parser, amp="float16 on CUDA, else float32", compiles_on_cpu=LARGE_WORK)
+    add_speed_flags(parser, amp="float16 on CUDA, else float32")
     parser.add_common_flags()
     parser.add_dry_run_flag()
     parser.add_ignored_flags(

@@ -9,7 +9,7 @@ from utils.cli import StageParser
 from utils.datasets import Dataset
 from utils.errors import UserError
 from utils.fkd import ViewSettings
-from utils.precision import LARGE_WORK, add_speed_flags
+from utils.precision import add_speed_flags
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     views.add_argument("--cutmix", type=float, default=1.0, help="alpha of CutMix's Beta distribution")
     views.add_argument("--fkd-seed", "--fkd_seed", type=int, default=42, help="the order of the images follows from it")
     views.add_argument("--use-fp16", action=Switch, default=False, help="store labels in float16 instead of float32")
-    add_speed_flags(parser, amp="float32", compiles_on_cpu=LARGE_WORK)
+    add_speed_flags(parser, amp="float32")
     parser.add_common_flags()
     parser.add_dry_run_flag()
     parser.set_defaults(seed=None)  # --fkd-seed unless given

@@ -15,11 +15,10 @@ AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 # is 3 to 25 % faster (two cores, 32 pixels, the networks of utils/benchmark.py).
 WORTH_COMPILING = 2**29
 MOST_GRAPHS = 64  # of all networks and shapes of a run: beyond its own limit, 8, PyTorch goes on without compiling
-LARGE_WORK = ", and on a CPU where the settings mean enough work to win its time back"
 
 
-def add_speed_flags(parser: StageParser, amp: str, compiles_on_cpu: str = "") -> None:
-    """--amp and --compile. amp, compiles_on_cpu: what `auto` stands for, in words."""
+def add_speed_flags(parser: StageParser, amp: str) -> None:
+    """--amp and --compile. amp: what its `auto` stands for, in words."""
     parser.add_argument(
         "--amp",
         choices=("auto", *AMP_TYPES),
@@ -30,7 +29,8 @@ def add_speed_flags(parser: StageParser, amp: str, compiles_on_cpu: str = "") ->
         "--compile",
         choices=("auto", "off", "on"),
         default="auto",
-        help=f"torch.compile, with CUDA graphs on CUDA; auto: on CUDA{compiles_on_cpu}",
+        help="torch.compile, with CUDA graphs on CUDA; auto: on CUDA, and on a CPU where the settings mean enough work "
+        "to win its time back",
     )
 
 

@@ -84,7 +84,7 @@ def calibrate(
 ) -> tuple[Timing, Timing, int]:
     """Train a student that is thrown away on some batches with random labels, and test it; the times, and the views."""
     settings, images = run.settings, at_hand(run.images, device)
-    learner = prepare_student(settings, run.seed, dataset, device)
+    learner = prepare_student(settings, run.seed, dataset, device, run.pixels)
     few = replace(run.store.settings, images=min(len(images), BATCHES * settings.batch_size))
     stored = draw_epoch(few, 0), torch.randn(few.images, dataset.num_classes)
     hidden = tqdm(disable=True)

@@ -48,6 +48,11 @@ class Run(NamedTuple):
     def is_done(self) -> bool:
         return (self.place / "result.json").exists()
 
+    @property
+    def pixels(self) -> int:
+        """How many go through the student by its settings, a backward pass counted as two more."""
+        return 3 * self.settings.epochs * self.images[:, 0].numel()
+
 
 class Learner(NamedTuple):
     """A student and what it is trained with.
@@ -81,13 +86,13 @@ def build_optimiser(student: nn.Module, settings: Namespace) -> tuple[torch.opti
     return torch.optim.AdamW(groups, lr=settings.adamw_lr, fused=fused), settings.adamw_lr
 
 
-def prepare_student(settings: Namespace, seed: int, dataset: Dataset, device: torch.device) -> Learner:
-    """A student at its start, on the device."""
+def prepare_student(settings: Namespace, seed: int, dataset: Dataset, device: torch.device, pixels: int = 0) -> Learner:
+    """A student at its start, on the device. pixels: how many it will see, as `compiled` wants to know."""
     network = build_student(settings.model, dataset, seed).to(device, memory_format=memory_format(device))
     at_once = images_at_once(network, dataset.size)
     student = GroupedNetwork(network)
     scaler = gradient_scaler(device, amp_type(settings.amp, device, auto_on_cuda="off"))
-    forward = compiled(student, settings.compile, device)
+    forward = compiled(student, settings.compile, device, pixels)
     return Learner(student, forward, *build_optimiser(network, settings), scaler, at_once, device)
 
 
@@ -122,7 +127,7 @@ def train_student(
     """
     settings, seed, _, store, folder, _ = run
     images = at_hand(run.images, device)
-    learner = prepare_student(settings, seed, dataset, device)
+    learner = prepare_student(settings, seed, dataset, device, run.pixels)
     student, optimiser, scaler = learner.student, learner.optimiser, learner.scaler
     checkpoint, belongs_to = folder / CHECKPOINT, what_is_trained(run)
     state = load_training(checkpoint, belongs_to) or {"metrics": []}
