@@ -6,8 +6,8 @@ In one process and interleaved, for each stage and network: the stage as shipped
 the tests' oracle); and the bare network, which is forward and backward to the input in recover, forward with batch
 statistics at its best batch size in relabel, and an optimiser step at batch 16 in validate, all channels last where
 that is the faster. Versions take turns; a turn begins with a run that does not count, so that memory and caches are as
-the version's own runs leave them, which is how it finds them in a stage. Figures are medians; peak memory is that of a
-fresh process for each.
+the version's own runs leave them, which is how it finds them in a stage. Figures are medians; peak memory is what a
+fresh process for each takes beyond what it had after a run of a few images, which loads the code.
 """
 
 import argparse
@@ -52,21 +52,21 @@ from validate.student import prepare_student, train_epoch
 
 DATASET_OF_SIZE = {32: "cifar100", 64: "tiny_imagenet", 224: "imagenet1k"}
 CLASSES_A_BATCH, RECOVER_ITERATIONS = 100, 4
-RELABEL_IMAGES, VALIDATE_IMAGES, BATCH = 256, 64, 16
+IMAGES, BATCH = {"relabel": 256, "validate": 64}, 16
 BARE_BATCHES = (32, 128, 256)
 PAPER_COST = {"fadrm": "0.47 s, 2.9 GB", "fadrm+": "1.09 s, 11.0 GB"}
 RECOVER_PLAN = {"alpha": 0.5, "lr": 0.25, "r_bn": 0.01, "crop_and_flip": True}
 
 
 class Setting(NamedTuple):
-    """What a measurement depends on."""
+    """What a measurement depends on. images: of a batch of classes in recover, of an epoch in the other stages."""
 
     stage: str
     network: str
     dataset: Dataset
     device: torch.device
     compile: str
-    classes: int
+    images: int
     scratch: str  # a folder for label files
 
 
@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for stage in arguments.stage:
             for network in arguments.networks:
-                setting = Setting(stage, network, dataset, device, arguments.compile, arguments.classes, scratch)
+                images = IMAGES.get(stage, arguments.classes)
+                setting = Setting(stage, network, dataset, device, arguments.compile, images, scratch)
                 rows.append(measure(setting, arguments.repeats, arguments.memory))
                 print_row(rows[-1], first=len(rows) == 1)
     for stage in arguments.stage:
@@ -169,7 +170,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_in_fresh_process(setting: Setting, version: str) -> float:
-    """Peak memory in GiB of two runs of one version, above what the process had before it."""
+    """Peak memory in GiB of two runs of one version, above what the process had after one of a batch alone."""
     context = multiprocessing.get_context("spawn")
     pool = context.Pool(1)
     peak = pool.apply(_peak_of, (setting, version, torch.get_num_threads()))
@@ -183,6 +184,7 @@ def _peak_of(setting: Setting, version: str, threads: int) -> float:
 
     torch.set_num_threads(threads)
     choose_device(setting.device.type)
+    VERSIONS[setting.stage](setting._replace(images=BATCH))[version].run()
     made = VERSIONS[setting.stage](setting)[version]
     before = peak_memory_bytes(setting.device)
     for _ in range(2):
@@ -208,8 +210,8 @@ def recover_versions(setting: Setting) -> dict[str, Measurement]:
     """An iteration on a batch of classes: milliseconds."""
     device, dataset, layout = setting.device, setting.dataset, memory_format(setting.device)
     generator = generator_for("benchmark", "recover")
-    start = torch.randn(setting.classes, 3, dataset.size, dataset.size, generator=generator).to(device)
-    labels = torch.arange(setting.classes, device=device) % dataset.num_classes
+    start = torch.randn(setting.images, 3, dataset.size, dataset.size, generator=generator).to(device)
+    labels = torch.arange(setting.images, device=device) % dataset.num_classes
     mean, std = channel_tensors(dataset, device)
     plan = Plan(sizes=(dataset.size,), budgets=(RECOVER_ITERATIONS,), jitter=dataset.jitter, **RECOVER_PLAN)
     bare_teacher = teacher_of(setting)
@@ -235,9 +237,9 @@ def recover_versions(setting: Setting) -> dict[str, Measurement]:
     return {name: Measurement(run, RECOVER_ITERATIONS) for name, run in runs.items()}
 
 
-def views_of(setting: Setting, images: int) -> tuple[ViewSettings, Tensor]:
-    """Settings of an epoch of that many images, and the images (uint8, on the device)."""
-    size = setting.dataset.size
+def views_of(setting: Setting) -> tuple[ViewSettings, Tensor]:
+    """Settings of an epoch, and its images (uint8, on the device)."""
+    images, size = setting.images, setting.dataset.size
     settings = ViewSettings(images, size, BATCH, 1, 0.08, 1.0, "cutmix", 1.0, fkd_seed=0, seed=0)
     pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator_for("pixels"))
     return settings, pixels.to(setting.device)
@@ -246,7 +248,7 @@ def views_of(setting: Setting, images: int) -> tuple[ViewSettings, Tensor]:
 def relabel_versions(setting: Setting) -> dict[str, Measurement]:
     """An epoch of views through one teacher: images a second."""
     dataset, device = setting.dataset, setting.device
-    settings, images = views_of(setting, RELABEL_IMAGES)
+    settings, images = views_of(setting)
     epoch = draw_epoch(settings, 0)
     teacher = teacher_of(setting)
     at_once = images_at_once(teacher, dataset.size)
@@ -279,15 +281,15 @@ def relabel_versions(setting: Setting) -> dict[str, Measurement]:
         **{("bare" if i == 0 else f"bare {n}"): partial(bare, n) for i, n in enumerate(BARE_BATCHES)},
         "views and store": views_and_store,
     }
-    return {name: Measurement(run, RELABEL_IMAGES) for name, run in runs.items()}
+    return {name: Measurement(run, setting.images) for name, run in runs.items()}
 
 
 def validate_versions(setting: Setting) -> dict[str, Measurement]:
     """Training steps of a student: images a second."""
     dataset, device = setting.dataset, setting.device
-    settings, images = views_of(setting, VALIDATE_IMAGES)
+    settings, images = views_of(setting)
     epoch = draw_epoch(settings, 0)
-    soft_labels = torch.randn(VALIDATE_IMAGES, dataset.num_classes, generator=generator_for("labels")).half()
+    soft_labels = torch.randn(setting.images, dataset.num_classes, generator=generator_for("labels")).half()
     inputs = normalise(images, dataset).contiguous(memory_format=memory_format(device))
     folder = Path(setting.scratch)
     write_epoch(folder, 1, epoch, soft_labels)
@@ -324,7 +326,7 @@ def validate_versions(setting: Setting) -> dict[str, Measurement]:
         "bare": bare,
         "views and store": views_and_store,
     }
-    return {name: Measurement(run, VALIDATE_IMAGES) for name, run in runs.items()}
+    return {name: Measurement(run, setting.images) for name, run in runs.items()}
 
 
 def cost_of_an_image(method: str, device: torch.device, classes: int = CLASSES_A_BATCH) -> dict[str, float]:
