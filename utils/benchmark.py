@@ -52,7 +52,7 @@ from validate.student import prepare_student, train_epoch
 
 DATASET_OF_SIZE = {32: "cifar100", 64: "tiny_imagenet", 224: "imagenet1k"}
 CLASSES_A_BATCH, RECOVER_ITERATIONS = 100, 4
-IMAGES, BATCH = {"relabel": 256, "validate": 64}, 16
+IMAGES, FEW_IMAGES, BATCH = {"relabel": 256, "validate": 64}, 2, 16
 BARE_BATCHES = (32, 128, 256)
 PAPER_COST = {"fadrm": "0.47 s, 2.9 GB", "fadrm+": "1.09 s, 11.0 GB"}
 RECOVER_PLAN = {"alpha": 0.5, "lr": 0.25, "r_bn": 0.01, "crop_and_flip": True}
@@ -170,7 +170,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_in_fresh_process(setting: Setting, version: str) -> float:
-    """Peak memory in GiB of two runs of one version, above what the process had after one of a batch alone."""
+    """Peak memory in GiB of two runs of one version, above what the process had after one of a few images."""
     context = multiprocessing.get_context("spawn")
     pool = context.Pool(1)
     peak = pool.apply(_peak_of, (setting, version, torch.get_num_threads()))
@@ -184,7 +184,7 @@ def _peak_of(setting: Setting, version: str, threads: int) -> float:
 
     torch.set_num_threads(threads)
     choose_device(setting.device.type)
-    VERSIONS[setting.stage](setting._replace(images=BATCH))[version].run()
+    VERSIONS[setting.stage](setting._replace(images=FEW_IMAGES))[version].run()
     made = VERSIONS[setting.stage](setting)[version]
     before = peak_memory_bytes(setting.device)
     for _ in range(2):
