@@ -95,7 +95,7 @@ def parsed_entry_words(step):
     parse = {
         "recover": recover_flags.parse,
         "relabel": relabel_flags.parse,
-        "validate": validate_flags.parse,
+        "validate": lambda words: validate_flags.parse_cells(words)[0],
         "patches": lambda words: make_patches.make_parser().parse_with_recipe("patches", words),
         "pretrain": pretrain.parse,
     }[request.stage]
