@@ -36,7 +36,8 @@ def test_state_dict_has_the_published_names_shapes_and_order(path):
 ILL_CONDITIONED = {f"ResNet101.{size}.eval" for size in SIZES} | {
     f"{path.stem}.{size}.batch_statistics" for path in LAYOUTS for size in SIZES
 }
-PROBE = "ResNet18.32.batch_statistics"  # 2e-7 where sums are as recorded, 3e-5 and more elsewhere
+# Within 1e-6 where sums are as recorded; elsewhere, by the vectors and caches of the CPU, one is off by 1e-5 or more.
+PROBES = ("ResNet18.32.batch_statistics", "ResNet50.32.eval")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ RECORDED = safetensors.torch.load_file(ROOT / "tests" / "golden" / "networks.saf
 
 @pytest.mark.parametrize("key", RECORDED)
 def test_logits_agree_with_the_recorded_ones(key, logits, relative):
-    if key in ILL_CONDITIONED and relative(logits[PROBE], RECORDED[PROBE]) > 1e-6:
+    if key in ILL_CONDITIONED and any(relative(logits[probe], RECORDED[probe]) > 1e-6 for probe in PROBES):
         pytest.skip("this machine sums in another order than the one that recorded these ill-conditioned logits")
     assert relative(logits[key], RECORDED[key]) <= 1e-4
 
