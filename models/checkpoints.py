@@ -20,6 +20,7 @@ from models.registry import TIMM_PREFIX, build_network, check_network
 from utils.datasets import Dataset
 from utils.errors import UserError
 from utils.files import sha256_of, write_safetensors
+from utils.recipes import file_name
 
 ENDINGS = (".safetensors", ".pth")
 
@@ -38,7 +39,7 @@ def checkpoint_path(pool: Path, name: str) -> Path | None:
 
 
 def _places(pool: Path, name: str) -> list[Path]:
-    return [pool / f"{name.replace(':', '_')}{ending}" for ending in ENDINGS]
+    return [pool / f"{file_name(name)}{ending}" for ending in ENDINGS]
 
 
 def load_state(path: Path) -> dict[str, Tensor]:

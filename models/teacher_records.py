@@ -12,12 +12,13 @@ from models.checkpoints import checkpoint_path
 from utils.device import versions
 from utils.errors import UserError
 from utils.files import read_json, sha256_of, write_json
+from utils.recipes import file_name
 from utils.records import differences, plain
 
 
 def weights_path(pool: Path, name: str) -> Path:
     """Where a trained teacher's checkpoint goes."""
-    return pool / f"{name.replace(':', '_')}.safetensors"
+    return pool / f"{file_name(name)}.safetensors"
 
 
 def record_path(pool: Path, name: str) -> Path:

@@ -114,7 +114,7 @@ def parse(arguments: Sequence[str]) -> tuple[Request, list[str]]:
     if stage == "validate":  # other IPCs and other students may follow
         other_ipcs, other_models = numbers_and_names(leading)
         ipcs, models, extra = other_ipcs or ipcs, other_models or models, extra[len(leading) :]
-    if not ipcs or (stage != "validate" and len(choice) > 1):
+    if not ipcs or (stage != "validate" and (len(ipcs) > 1 or models)):
         raise UserError(f"{stage} needs a method and its IPC, a number, behind the dataset; not {' '.join(choice)!r}")
     chosen = [recipes.recipe_of(dataset_name, method, ipc) for ipc in ipcs]
     if stage == "validate" and not models:
@@ -144,8 +144,8 @@ def log_path(request: Request, environment: Mapping[str, str]) -> Path:
     """`<Main_Data_Path>/logs/<stage>_<dataset>_<method>_ipc<N>_<student>.log`, of what there is of these."""
     parts = [request.stage, request.dataset_name]
     if request.stage != "pretrain":
-        parts += [request.method, *(f"ipc{ipc}" for ipc in request.ipcs), *request.models]
-    return Path(_filled("$Main_Data_Path", environment)) / "logs" / f"{'_'.join(parts).replace(':', '_')}.log"
+        parts += [request.method, *(f"ipc{ipc}" for ipc in request.ipcs), *map(recipes.file_name, request.models)]
+    return Path(_filled("$Main_Data_Path", environment)) / "logs" / f"{'_'.join(parts)}.log"
 
 
 def _filled(folder: str, environment: Mapping[str, str]) -> str:

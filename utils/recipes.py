@@ -245,6 +245,11 @@ def teacher_training(dataset_name: str) -> TeacherTraining:
     return TEACHER_TRAINING[dataset_name]
 
 
+def file_name(model: str) -> str:
+    """A network's name as names of files and folders have it: timm:<name> without the colon."""
+    return model.replace(":", "_")
+
+
 def locations(
     stage: str,
     dataset_name: str,
@@ -266,7 +271,7 @@ def locations(
         ipc, batch, student = "{ipc}", "{batch_size}", "{model}"
     elif stage != "pretrain":
         recipe = recipe_of(dataset_name, method, ipc)
-        batch, student = recipe.batch, (model or recipe.student).replace(":", "_")  # timm:<name> in a file name
+        batch, student = recipe.batch, file_name(model or recipe.student)
     generated, run = f"{root}/generated_data", f"{method}_ipc{ipc}"
     images = f"{generated}/syn_data/{dataset_name}"
     labels = f"{generated}/new_labels/{dataset_name}/{method}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from utils.files import read_json, write_json
 from utils.pictures import accuracy_curves
-from utils.recipes import WHOLE_DATA_TOP1, recipe_of
+from utils.recipes import WHOLE_DATA_TOP1, file_name, recipe_of
 
 if TYPE_CHECKING:
     from utils.pipeline import Cell
@@ -22,7 +22,7 @@ def report_cell(cell: "Cell", folders: Mapping[str, Path], steps: Sequence[tuple
         for name in ("results", "random_results")
     )
     teachers = teacher_accuracies(cell, folders["teachers"])
-    name = f"{cell.dataset}_{cell.method}_ipc{cell.ipc}_{cell.student.replace(':', '_')}"
+    name = f"{cell.dataset}_{cell.method}_ipc{cell.ipc}_{file_name(cell.student)}"
     curves = {cell.method: mean_curve(distilled), "random real images": mean_curve(random)}
     title = f"{cell.student} on {cell.dataset}, IPC {cell.ipc}"
     if len(cell.seeds) > 1:

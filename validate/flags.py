@@ -84,9 +84,9 @@ def parse_cells(argv: Sequence[str] | None) -> list[argparse.Namespace]:
     found, others = finder.parse_known_args(argv)
     if found.model is None:
         return [parse(argv)]  # which tells that it is missing
-    for flag, values in (("--ipc", found.ipc), ("--model", found.model)):
+    for flag, values, kind in (("--ipc", found.ipc, "IPC"), ("--model", found.model, "student")):
         if len(set(values)) != len(values):
-            raise UserError(f"{flag} {' '.join(map(str, values))}: each once")
+            raise UserError(f"{flag} {' '.join(map(str, values))}: each {kind} once")
     cells = []
     for ipc in found.ipc:
         words = others if ipc is None else [*others, "--ipc", str(ipc)]
@@ -103,7 +103,7 @@ def parse_cells(argv: Sequence[str] | None) -> list[argparse.Namespace]:
 
 def _fill_names(settings: argparse.Namespace, several: bool) -> None:
     """Put IPC, batch size and student into the names of the folders. several: whether there are other IPCs too."""
-    known = {"{ipc}": settings.ipc, "{batch_size}": settings.batch_size, "{model}": settings.model.replace(":", "_")}
+    known = {"{ipc}": settings.ipc, "{batch_size}": settings.batch_size, "{model}": recipes.file_name(settings.model)}
     for name in ("original_data_path", "fkd_path", "output_dir", "exp_name", "method"):
         given = getattr(settings, name)
         filled = str(given)

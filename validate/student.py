@@ -125,7 +125,7 @@ def train_student(
     it is there: everything random of an epoch follows from seed and epoch, so the result is that of one run.
     Raises UserError, with epoch and batch, where the loss is not finite.
     """
-    settings, seed, _, store, folder, _ = run
+    settings, seed, store, folder = run.settings, run.seed, run.store, run.place
     images = at_hand(run.images, device)
     learner = prepare_student(settings, seed, dataset, device, run.pixels)
     student, optimiser, scaler = learner.student, learner.optimiser, learner.scaler

@@ -50,9 +50,10 @@ def validate(cells: Sequence[Namespace], team: Team) -> None:
     runs = []
     for (images_path, labels_path), same in groupby(cells, key=attrgetter("original_data_path", "fkd_path")):
         images, labels, ipc = read_distilled(images_path, dataset)
+        digest = images_digest(images, labels)
         store = open_store(labels_path, verify=settings.verify)
         for cell in same:
-            runs += runs_of(cell, images, labels, ipc, store)
+            runs += runs_of(cell, images, digest, ipc, store)
     folders = list(dict.fromkeys(run.place.parent for run in runs))
     output = output_of(runs, dataset, team)
     require_space(folders[0], output)
@@ -93,14 +94,16 @@ def results_folder(settings: Namespace) -> Path:
     return settings.output_dir / settings.dataset_name / settings.exp_name
 
 
-def runs_of(settings: Namespace, images: Tensor, labels: Tensor, ipc: int, store: LabelStore) -> list[Run]:
-    """A run for each seed of an IPC and student, once its images (see read_distilled) and labels have been checked."""
+def runs_of(settings: Namespace, images: Tensor, digest: str, ipc: int, store: LabelStore) -> list[Run]:
+    """A run for each seed of an IPC and student, if images and labels are what its settings say.
+
+    images, ipc: as of read_distilled; digest: the images' sha256. UserError where the two do not fit the settings.
+    """
     if settings.ipc not in (None, ipc):
         raise UserError(f"--ipc {settings.ipc}: {settings.original_data_path} has {ipc} images a class")
     settings.ipc = ipc
     flags.fill_rates(settings, ipc)
     print_settings("validate", settings)
-    digest = images_digest(images, labels)
     check_store(store, what_labels_must_have(settings, digest))
     made_with, folder = what_shapes_result(settings, ipc, digest, store), results_folder(settings)
     return [

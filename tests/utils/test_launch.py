@@ -68,6 +68,7 @@ def test_parse(words, request_, extra):
         ("recover cifar100 fadrm", "needs a method and its IPC"),
         ("validate cifar100 fadrm A", "a number"),
         ("recover cifar100 fadrm 1 10", "a number"),
+        ("recover cifar100 fadrm 1 ResNet18", "a number"),
         ("recover cifar100 fadrm 0", "at least 1"),
     ],
 )

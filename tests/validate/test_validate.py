@@ -108,7 +108,7 @@ def test_each_ipc_and_student_has_its_own_rates_and_folders():
     [
         ("--original-data-path i --fkd-path l{ipc} --ipc 1 10", "--original-data-path i: with several IPCs"),
         ("--original-data-path i{ipc} --fkd-path l --ipc 1 10", "--fkd-path l: with several IPCs it needs {ipc}"),
-        ("--original-data-path i{ipc} --fkd-path l{ipc} --ipc 1 1", "--ipc 1 1: each once"),
+        ("--original-data-path i{ipc} --fkd-path l{ipc} --ipc 1 1", "--ipc 1 1: each IPC once"),
         ("--original-data-path i{ipc} --fkd-path l{ipc} --ipc x", "invalid int value: 'x'"),
     ],
 )
@@ -237,7 +237,7 @@ def test_one_epoch_is_the_plain_training_loop(labelled):
         (["--temperature", "0"], "--temperature 0"),
         (["--epochs", "0"], "--epochs 0"),
         (["--seed", "1", "1"], "each seed once"),
-        (["--model", "ResNet18", "ResNet18"], "each once"),
+        (["--model", "ResNet18", "ResNet18"], "each student once"),
         (["--dist-url", "x"], "torchrun"),
     ],
 )
