@@ -12,7 +12,7 @@ from utils.errors import UserError
 
 AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 # So many pixels forward through a network win back the time that a CPU takes to compile it: 25 to 90 s, after which
-# is 1 to 36 % faster (two cores, 32 pixels, the networks of utils/benchmark.py). What gains least, a MobileNetV2 as
+# it is 1 to 36 % faster (two cores, 32 pixels, the networks of utils/benchmark.py). What gains least, a MobileNetV2 as
 # student, would need six times as many.
 WORTH_COMPILING = 2**29
 MOST_GRAPHS = 64  # of all networks and shapes of a run: beyond its own limit, 8, PyTorch goes on without compiling
