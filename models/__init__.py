@@ -3,6 +3,6 @@
 Importing the package registers every network: a new one is a file here and its line below.
 """
 
-from models import convnet, densenet, imagenet, mobilenetv2, resnet, shufflenetv2, wideresnet
+from models import convnet, densenet, mobilenetv2, resnet, shufflenetv2, torchvision, wideresnet
 
-__all__ = ["convnet", "densenet", "imagenet", "mobilenetv2", "resnet", "shufflenetv2", "wideresnet"]
+__all__ = ["convnet", "densenet", "mobilenetv2", "resnet", "shufflenetv2", "torchvision", "wideresnet"]

@@ -15,12 +15,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from models import imagenet, timm_networks
+from models import timm as timm_networks
+from models import torchvision as imagenet
 from models.registry import TIMM_PREFIX, build_network, check_network
-from utils.datasets import Dataset
-from utils.errors import UserError
-from utils.files import sha256_of, write_safetensors
+from utils.data.table import Dataset
 from utils.recipes import file_name
+from utils.run.errors import UserError
+from utils.run.files import sha256_of, write_safetensors
 
 ENDINGS = (".safetensors", ".pth")
 
@@ -95,13 +96,14 @@ def load_teacher(name: str, dataset: Dataset, pool: Path, source: Literal["offli
             safetensors_file, pth_file = _places(pool, name)
             raise UserError(
                 f"no checkpoint of {name} for {dataset.name}: looked for {safetensors_file} and {pth_file.name} beside "
-                f"it; `bash models/scripts/{dataset.name}/pretrain.sh` trains it, or put a downloaded file there"
+                f"it; `python -m models.pretrain --dataset-name {dataset.name} --model {name}` trains it, or put a "
+                f"downloaded file there"
             )
         return Teacher(name, load_network(name, dataset, path), sha256_of(path))
     if dataset.name != "imagenet1k":
         raise UserError(
             f"online weights are of ImageNet-1k's classes, not of {dataset.name}'s: use "
-            f"--pretrained-model-type offline and train {name} with `bash models/scripts/{dataset.name}/pretrain.sh`"
+            f"--pretrained-model-type offline and train {name} with `python -m models.pretrain`"
         )
     if name.startswith(TIMM_PREFIX):
         module = _frozen(timm_networks.build_pretrained(name.removeprefix(TIMM_PREFIX), dataset))

@@ -11,108 +11,156 @@ gradients (DistributedDataParallel); as BatchNorm then sees parts of a batch, th
 """
 
 import time
-from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from models import teacher_records
+from models import teachers
 from models.checkpoints import checkpoint_path, load_network, save_state
-from models.pretrain_flags import parse, settings_of
-from models.pretrain_forecast import forecast_pretrain, is_tested, output_of
+from models.registry import check_network, training_bytes
 from models.teacher_data import DecodedImages, ResidentImages, split_batches, training_images_of, worthwhile_team
-from models.teacher_training import fresh_network, make_optimiser, network_accuracy, shared, train_epoch
-from utils.cli import print_settings
-from utils.datasets import Dataset, get_dataset, list_images, load_test_images
-from utils.device import choose_device, describe_device
-from utils.distillation import epoch_rate
-from utils.distributed import Team, teamwork
-from utils.dry_run import tell
-from utils.errors import run_entry
-from utils.forecast import require_space
-from utils.randomness import seed_for
-from utils.report import report_run
-from utils.training_state import load_training, save_training
+from models.teacher_training import fresh_network, make_optimiser, shared, train_epoch
+from models.testing import LabelledImages, accuracy
+from utils import recipes
+from utils.data.digests import digest_of_folder
+from utils.data.embedded import ensure_embedded
+from utils.data.images import list_images, load_test_images
+from utils.data.table import Dataset
+from utils.recipes.settings import PretrainSettings
+from utils.run.device import choose_device, describe_device
+from utils.run.errors import UserError, run_entry
+from utils.run.files import only_one
+from utils.run.randomness import seed_for
+from utils.run.report import report_run
+from utils.run.schedules import cosine
+from utils.run.settings import identity_of, show
+from utils.run.space import Output, print_dry_run, require_space
+from utils.run.team import Team, teamwork
+from utils.run.training_state import load_training, save_training
+
+
+class RealImages:
+    """The images of a run, read when they are first needed."""
+
+    def __init__(self, settings: PretrainSettings, dataset: Dataset, device: torch.device) -> None:
+        self.settings, self.dataset, self.device = settings, dataset, device
+
+    @cached_property
+    def training(self) -> ResidentImages | DecodedImages:
+        found = list_images(self.settings.train_dir, self.dataset)
+        return training_images_of(*found, self.dataset, self.device, self.settings.workers)
+
+    @cached_property
+    def test(self) -> LabelledImages:
+        paths, labels = list_images(self.settings.val_dir, self.dataset)
+        images = load_test_images(paths, self.dataset, self.settings.workers, progress="validation images")
+        return LabelledImages(images, labels)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with teamwork() as team:
-        pretrain(parse(argv), team)
+        pretrain(recipes.parse("pretrain", argv), team)
 
 
-def pretrain(given: Namespace, team: Team) -> None:
-    dataset = get_dataset(given.dataset_name)
-    device = choose_device(given.device, team.local_rank)
-    pool, started, trained = given.model_pool_dir, time.monotonic(), 0
-    test_images = training_images = None
-    absent = [name for name in given.model if teacher_records.is_to_be_trained(pool, name)]
-    output = output_of(absent, given, dataset)
-    require_space(pool, output)
-    if given.dry_run:
-        print_settings("pretrain", given)
-        tell(forecast_pretrain(given, absent, output, dataset, device, team), device, team)
+def pretrain(settings: PretrainSettings, team: Team) -> None:
+    dataset = settings.dataset
+    if not settings.model and recipes.recipe_of(dataset, settings.recipe, 10).recover.source == "online":
+        print(f"{dataset.name}: torchvision's IMAGENET1K_V1 weights are used online; nothing to train")
         return
-    for name in given.model:
-        settings = settings_of(given, name)
-        print_settings("pretrain", Namespace(**vars(given) | settings))
-        record = teacher_records.read_record(pool, name)
-        if record is not None:
-            teacher_records.check_trained_with(pool, record, settings)
-        else:
-            if team.leads:
-                test_images = test_images or load_validation(given, dataset)
-            if not teacher_records.is_downloaded(pool, name):
-                if training_images is None:
-                    found = list_images(given.train_dir, dataset)
-                    training_images = training_images_of(*found, dataset, device, given.workers)
-                record = train(name, settings, given, dataset, training_images, test_images, device, team)
-                trained += 1
-            elif team.leads:
-                network = load_network(name, dataset, checkpoint_path(pool, name)).to(device)
-                accuracy = network_accuracy(network, *test_images, dataset)
-                record = teacher_records.write_record(pool, name, dataset.name, "downloaded", accuracy)
-        if team.leads:
+    names = settings.model or recipes.teachers_of(dataset, settings.recipe)
+    for name in names:
+        check_network(name, dataset)
+    show("pretrain", settings)
+    device = choose_device(settings.device, team.local_rank)
+    pool, started, trained = settings.model_pool_dir, time.monotonic(), 0
+    absent = [name for name in names if teachers.is_to_be_trained(pool, name)]
+    output = Output(2 * len(absent), 2 * sum(training_bytes(name, dataset) for name in absent))
+    require_space(pool, output)
+    if settings.dry_run:
+        done = [load_training(teachers.training_path(pool, name)) or {"epoch": 0} for name in absent]
+        epochs = sum(settings.epochs - state["epoch"] for state in done)
+        print_dry_run("pretrain", {"teachers": len(absent), "epochs": epochs}, pool, output)
+        return
+    ensure_embedded(dataset, train=settings.train_dir, val=settings.val_dir)
+    images = RealImages(settings, dataset, device)
+    for name in names:
+        record = teacher_of(name, settings, dataset, images, device, team)
+        trained += name in absent
+        if team.is_main:
             source, top1, top5 = (record[key] for key in ("source", "top1", "top5"))
             print(f"{name} ({source}): top-1 {top1:.2f} %, top-5 {top5:.2f} %", flush=True)
         team.wait()  # until its files are as they stay
-    if team.leads:
+    if team.is_main:
         files = {"teachers": str(pool)}
         report_run("pretrain", pool / "report.json", device, started, trained, "teachers", files, team.count)
 
 
-def load_validation(given: Namespace, dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """The validation images (uint8, N x 3 x S x S) and their labels (N)."""
-    paths, labels = list_images(given.val_dir, dataset)
-    return load_test_images(paths, dataset, workers=given.workers, progress="validation images"), labels
+def teacher_of(
+    name: str, settings: PretrainSettings, dataset: Dataset, images: RealImages, device: torch.device, team: Team
+) -> dict | None:
+    """The record of a teacher: read, or made by testing one that is there, or by training one. None where another
+    process of the team has it."""
+    pool = settings.model_pool_dir
+    identity = {"dataset_name": dataset.name, "model": name, **identity_of(settings)}
+    test_images = digest_of_folder(settings.val_dir, dataset)
+    if teachers.is_to_be_trained(pool, name):
+        identity["train_images_sha256"] = digest_of_folder(settings.train_dir, dataset)
+        with only_one(pool, f"{name} is being trained", f".{name}.lock") if team.is_main else nullcontext():
+            return train(name, identity, test_images, settings, dataset, images, device, team)
+    record = teachers.read_record(pool, name)
+    if record is not None:
+        if "settings" in record:
+            identity["train_images_sha256"] = digest_of_folder(settings.train_dir, dataset)
+        teachers.check_trained_with(pool, record, identity)
+        if team.is_main:
+            teachers.training_path(pool, name).unlink(missing_ok=True)  # of a run that was killed just then
+        if record.get("test_images_sha256") == test_images:
+            return record
+    if not team.is_main:
+        return None
+    if record is None and teachers.record_path(pool, name).exists():
+        print(f"note: {checkpoint_path(pool, name)} is not the file that its record speaks of: testing it as a new one")
+    network = load_network(name, dataset, checkpoint_path(pool, name)).to(device)
+    content = {**(record or {}), **tested(network, images, dataset), "test_images_sha256": test_images}
+    source = record["source"] if record else "downloaded"
+    return teachers.write_record(pool, name, dataset.name, source, content)
+
+
+def tested(network: torch.nn.Module, images: RealImages, dataset: Dataset) -> dict[str, float]:
+    """top1 and top5 in percent; leaves the network in eval mode."""
+    return dict(zip(("top1", "top5"), accuracy(network.eval(), images.test, dataset), strict=True))
 
 
 def train(
     name: str,
-    settings: dict,
-    given: Namespace,
+    identity: dict[str, object],
+    test_images: str,
+    settings: PretrainSettings,
     dataset: Dataset,
-    training_images: ResidentImages | DecodedImages,
-    test_images: tuple[Tensor, Tensor] | None,
+    images: RealImages,
     device: torch.device,
     team: Team,
 ) -> dict | None:
     """Train one teacher from the start or from where it stopped; leaves its checkpoint, returns its record.
 
-    Of the team only the leading process has test_images, writes, and returns something; where batches are too small for
-    all, some have nothing to do.
+    identity: what the training belongs to; test_images: digest of the validation images. Of the team only the main
+    process writes and returns something; where batches are too small for all, some have nothing to do.
     """
-    pool, seed, epochs, batch_size = given.model_pool_dir, settings["seed"], settings["epochs"], settings["batch_size"]
+    pool, seed, epochs, batch_size = settings.model_pool_dir, settings.seed, settings.epochs, settings.batch_size
+    training_images = images.training
     team = worthwhile_team(team, batch_size, len(training_images))
     if team.rank >= team.count:
         return None
     network = fresh_network(name, dataset, seed, device)
     optimiser = make_optimiser(network, settings)
-    unfinished = teacher_records.training_path(pool, name)
-    state = load_training(unfinished, settings) or {"epoch": 0, "seconds": 0.0, "tests": []}
+    unfinished = teachers.training_path(pool, name)
+    state = load_training(unfinished, identity) or {"epoch": 0, "seconds": 0.0, "tests": []}
     if state["epoch"] < epochs:
-        teacher_records.refuse_two_sources(pool, name)
+        refuse_two_sources(pool, name)
     if state["epoch"] > 0:
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
@@ -123,26 +171,41 @@ def train(
         for epoch in range(state["epoch"], epochs):
             torch.manual_seed(seed_for(seed, "pretrain-noise", epoch) + team.rank)  # what dropout draws
             for group in optimiser.param_groups:
-                group["lr"] = epoch_rate(settings["lr"], epoch, epochs, eta=1)
+                group["lr"] = cosine(settings.lr, epoch, epochs)
             batches = training_images.batches(seed, epoch, batch_size, team)
             train_epoch(learner, optimiser, batches, dataset, epoch, progress)
-            if not team.leads:
+            if not team.is_main:
                 continue
-            if is_tested(epoch, epochs, given.test_every):
-                tests.append({"epoch": epoch + 1, **network_accuracy(network, *test_images, dataset)})
+            if is_tested(epoch, epochs, settings.test_every):
+                tests.append({"epoch": epoch + 1, **tested(network, images, dataset)})
                 progress.write(f"{name}, epoch {epoch + 1}: top-1 {tests[-1]['top1']:.2f} %")
             state = {"epoch": epoch + 1, "seconds": time.monotonic() - started, "tests": tests}
             tensors = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-            save_training(unfinished, settings, state | tensors)
+            save_training(unfinished, identity, state | tensors)
 
-    if not team.leads:
+    if not team.is_main:
         return None
-    save_state(teacher_records.weights_path(pool, name), network, {"teacher": f"{name}, {dataset.name}"})
-    content = {"top1": tests[-1]["top1"], "top5": tests[-1]["top5"], "settings": settings, "epochs": epochs}
-    content |= {"tests": tests, "seconds": state["seconds"], "device": describe_device(device), "processes": team.count}
-    record = teacher_records.write_record(pool, name, dataset.name, "trained", content)
+    save_state(teachers.weights_path(pool, name), network, {"teacher": f"{name}, {dataset.name}"})
+    content = {"top1": tests[-1]["top1"], "top5": tests[-1]["top5"], "settings": identity, "epochs": epochs}
+    content |= {"tests": tests, "test_images_sha256": test_images, "seconds": state["seconds"]}
+    content |= {"device": describe_device(device), "processes": team.count}
+    record = teachers.write_record(pool, name, dataset.name, "trained", content)
     unfinished.unlink()
     return record
+
+
+def is_tested(epoch: int, epochs: int, test_every: int) -> bool:
+    """Whether a teacher is tested after this epoch: after every so many (0: none), and the last."""
+    return epoch + 1 == epochs or (test_every > 0 and (epoch + 1) % test_every == 0)
+
+
+def refuse_two_sources(pool: Path, name: str) -> None:
+    """UserError if a checkpoint appeared beside a training that has not ended."""
+    if (checkpoint := checkpoint_path(pool, name)) is not None:
+        raise UserError(
+            f"{checkpoint} lies beside a training that has not ended, {teachers.training_path(pool, name).name}: "
+            "remove the one that you do not want"
+        )
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+import torch
 from torch import nn
 
-from models import timm_networks
-from utils.datasets import Dataset
-from utils.errors import UserError
+from models import timm as timm_networks
+from utils.data.table import Dataset
+from utils.run.errors import UserError
 
 SMALL_SIZES = (32, 64)
 IMAGENET_SIZES = (224,)
@@ -68,3 +69,10 @@ def build_network(name: str, dataset: Dataset) -> nn.Module:
     if name.startswith(TIMM_PREFIX):
         return timm_networks.build(name.removeprefix(TIMM_PREFIX), dataset)
     return _networks[name, dataset.size](num_classes=dataset.num_classes)
+
+
+def training_bytes(name: str, dataset: Dataset) -> int:
+    """The bytes that the training of a network keeps: its weights, and two moments of each at most."""
+    with torch.random.fork_rng(devices=[]):  # the weights are thrown away: they cost no random numbers
+        state = build_network(name, dataset).state_dict()
+    return 3 * sum(tensor.nbytes for tensor in state.values()) + 2**16

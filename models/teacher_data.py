@@ -15,17 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from utils.augmentation import ASPECT_RANGE, sample_flips
-from utils.datasets import Dataset, decode, load_images
-from utils.distributed import ALONE, Team
-from utils.errors import UserError
-from utils.randomness import generator_for
-from utils.real_images import crop_and_resize, sample_boxes_of
+from utils.data.crops import crop_and_resize, sample_crops, sample_flips
+from utils.data.images import decode, load_images
+from utils.data.table import Dataset
+from utils.run.errors import UserError
+from utils.run.randomness import generator_for
+from utils.run.team import ALONE, Team
 
 LARGEST_RESIDENT = 64  # pixels a side; larger images come in all sizes and are cropped out of their own
 LEAST_PART = 16  # images of a batch for each process: BatchNorm's statistics of fewer are too rough
 PADDING = 4  # pixels on each side
-AREA_RANGE = (0.08, 1.0)
+AREA = (0.08, 1.0)  # least and largest share of an image that a crop covers
 
 
 class Part(NamedTuple):
@@ -172,6 +172,6 @@ class _Views:
         """Image `index` as an epoch shows it: uint8, 3 x S x S."""
         image = decode(self.paths[index])
         generator = generator_for(seed, "pretrain", self.dataset.name, epoch, index)
-        box = sample_boxes_of(image.height, image.width, 1, AREA_RANGE, ASPECT_RANGE, generator)
+        box = sample_crops(image.height, image.width, 1, AREA, generator)
         view = crop_and_resize(image, box, self.dataset.size)[0]
         return view.flip(2) if sample_flips(1, generator).item() else view

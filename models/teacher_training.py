@@ -1,6 +1,6 @@
-"""How a network learns from labelled images: its start, its optimiser, one epoch in one process or many, its test."""
+"""How a network learns from labelled images: its start, its optimiser, one epoch in one process or many."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -11,20 +11,14 @@ from tqdm import tqdm
 
 from models.registry import build_network
 from models.teacher_data import Part
-from utils.datasets import Dataset, normalise
-from utils.distillation import top_accuracy
-from utils.distributed import PATIENCE, Team
-from utils.errors import UserError
-from utils.randomness import seed_for
+from utils.data.images import normalise
+from utils.data.table import Dataset
+from utils.recipes.settings import PretrainSettings
+from utils.run.errors import UserError
+from utils.run.randomness import seed_for
+from utils.run.team import PATIENCE, Team
 
 LOG_EVERY = 20  # iterations: to read the loss is to wait for the device
-TEST_BATCH = 250
-
-_OPTIMISERS = {
-    "adam": lambda parameters, s: torch.optim.Adam(parameters, s["lr"], weight_decay=s["weight_decay"]),
-    "sgd": lambda parameters, s: torch.optim.SGD(parameters, s["lr"], s["momentum"], weight_decay=s["weight_decay"]),
-}
-OPTIMISERS = tuple(_OPTIMISERS)
 
 
 def fresh_network(name: str, dataset: Dataset, seed: int, device: torch.device) -> nn.Module:
@@ -36,16 +30,19 @@ def fresh_network(name: str, dataset: Dataset, seed: int, device: torch.device) 
     return network.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
 
 
-def make_optimiser(network: nn.Module, settings: Mapping) -> torch.optim.Optimizer:
-    """The optimiser that settings name: optimizer ("adam" or "sgd"), lr, momentum (of sgd), weight_decay (L2)."""
-    return _OPTIMISERS[settings["optimizer"]](network.parameters(), settings)
+def make_optimiser(network: nn.Module, settings: PretrainSettings) -> torch.optim.Optimizer:
+    """Adam or SGD as the settings say, weight decay being L2 on every parameter."""
+    decay = {"weight_decay": settings.weight_decay}
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), settings.lr, **decay)
+    return torch.optim.SGD(network.parameters(), settings.lr, settings.momentum, **decay)
 
 
 def shared(network: nn.Module, team: Team, device: torch.device) -> nn.Module:
     """The network as the processes of a team train it together: a backward pass leaves all the mean of their gradients.
 
-    They begin with the leading process's weights. BatchNorm normalises in each process on its own; the running
-    statistics that count are the leading process's.
+    They begin with the main process's weights. BatchNorm normalises in each process on its own; the running
+    statistics that count are the main process's.
     """
     if team.count == 1:
         return network
@@ -87,14 +84,3 @@ def _report(losses: list[Tensor], epoch: int, progress: tqdm) -> None:
         first = finite.int().argmin().item()
         raise UserError(f"the loss became {values[first]:.0f} at epoch {epoch}, iteration {first}: lower --lr")
     progress.set_postfix(epoch=epoch, loss=f"{values.mean():.3f}", refresh=False)
-
-
-def network_accuracy(network: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset) -> dict[str, float]:
-    """top1 and top5, in percent, on images (uint8, N x 3 x S x S, on any device); leaves the network in eval mode."""
-    device = next(network.parameters()).device
-    batches = (
-        (normalise(batch.to(device), dataset), its_labels.to(device))
-        for batch, its_labels in zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True)
-    )
-    top1, top5 = top_accuracy(network.eval(), batches)
-    return {"top1": top1, "top5": top5}

@@ -3,130 +3,162 @@
     bash recover/scripts/cifar100/recover_fadrm+_ipc10.sh
     torchrun --standalone --nproc-per-node 4 -m recover.recover --dataset-name cifar100 --recipe fadrm+ --ipc 10 \\
         --syn-data-path syn --exp-name mine --patch-dir patches/cifar100 --model-pool-dir pretrained_models
-
-One class batch of one image index at a time: patches, optimisation against frozen teachers, PNG files. A class batch
-whose files are there and were made with the same settings is skipped, so an interrupted run goes on where it was.
-Several processes share the class batches out.
+ One batch at a time: patches, optimisation against frozen teachers, PNG files. A batch whose files are there and were
+made with the same settings is skipped, so an interrupted run goes on where it was. Several processes share the batches
+out.
 """
 
 import time
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from models.checkpoints import load_network, load_teacher
-from recover import flags
-from recover.class_batches import (
-    batch_digest,
-    draw_contact_sheet,
-    plan_work,
-    read_patches,
-    starting_images,
-    valid_range_of,
-    what_shapes_images,
-)
-from recover.forecast import forecast_recover, missing_work, output_of
-from recover.optimise import Step, recover_batch
-from utils.background import BackgroundWriter
-from utils.bn_matching import MatchedTeacher
-from utils.cli import print_settings
-from utils.datasets import Dataset, get_dataset, to_pixels
-from utils.device import choose_device, memory_format
-from utils.distilled import distilled_path, is_made_with, record_path, write_distilled
-from utils.distributed import Team, teamwork
-from utils.dry_run import tell
-from utils.errors import UserError, run_entry
-from utils.forecast import require_space
-from utils.precision import amp_type, compiled
-from utils.randomness import generator_for
-from utils.records import check_record
-from utils.report import report_run
+from models.checkpoints import Teacher, load_network, load_teacher
+from models.teachers import recorded_accuracies
+from recover import batches
+from recover.batches import Batch
+from recover.committee import Committee
+from recover.optimise import Plan, Stage, Step, recover_batch
+from recover.terms import build_terms
+from utils import recipes
+from utils.bn_matching.matching import MatchedTeacher
+from utils.data.distilled import images_output, is_made_with, record_path, write_distilled
+from utils.data.images import to_pixels
+from utils.data.table import Dataset
+from utils.recipes.settings import RecoverSettings
+from utils.run.background import BackgroundWriter
+from utils.run.device import choose_device, memory_format
+from utils.run.errors import UserError, run_entry
+from utils.run.precision import amp_type, compiled
+from utils.run.randomness import generator_for
+from utils.run.records import check_record
+from utils.run.report import report_run
+from utils.run.settings import show
+from utils.run.space import print_dry_run, require_space
+from utils.run.team import Team, teamwork
+from utils.seams import COMMITTEES, PROBES, RESIDUALS
 
 VERIFY_EVERY = 100  # iterations
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with teamwork() as team:
-        recover(flags.parse(argv), team)
+        recover(recipes.parse("recover", argv), team)
 
 
-def recover(settings: Namespace, team: Team) -> None:
-    print_settings("recover", settings)
-    dataset = get_dataset(settings.dataset_name)
+def recover(settings: RecoverSettings, team: Team) -> None:
+    show("recover", settings)
+    dataset = settings.dataset
     device = choose_device(settings.device, team.local_rank)
     dtype = amp_type(settings.amp, device, auto_on_cuda="fp16")
-    plan = flags.plan_of(settings)
-    work = plan_work(settings, dataset)
-    pool, source = settings.model_pool_dir, settings.pretrained_model_type
-    loaded = {name: load_teacher(name, dataset, pool, source) for name in dict.fromkeys(settings.teacher_model_list)}
-    verifier = load_verifier(settings, dataset, device)
     folder = settings.syn_data_path / settings.exp_name
-    made_with = what_shapes_images(settings, [loaded[name] for name in settings.teacher_model_list], dtype)
-    missing = missing_work(work, folder, dataset)
-    output = output_of(missing, settings, dataset)
+    stages = [Stage(size, budget) for size, budget in zip(settings.sizes, settings.budgets, strict=True)]
+    plan = Plan(stages, settings.lr, build_terms(settings), settings.jitter, settings.augment)
+    work = batches.plan_batches(settings, dataset)
+    pool, source = settings.model_pool_dir, settings.source
+    loaded = {name: load_teacher(name, dataset, pool, source) for name in dict.fromkeys(settings.teachers)}
+    settings = with_priors(settings)
+    made_with = batches.what_shapes_images(settings, [loaded[name] for name in settings.teachers], dtype)
+    check_record(record_path(folder), made_with, "distilled images")
+    missing = [batch for batch in work if not all(path.exists() for path in batch.paths(folder, dataset))]
+    team.wait()  # until all have looked
+    copies = 2 if settings.store_initialised_images else 1
+    output = images_output(copies * sum(len(batch.members) for batch in missing), dataset)
     require_space(folder, output)
-    check_record(record_path(folder), made_with, "distilled images", write=not settings.dry_run)
-
-    matched = {}
-    pixels_of_each = plan.pixels(min(settings.batch_size, dataset.num_classes)) // len(loaded)
-    for name, teacher in loaded.items():
-        network = teacher.module.to(device, memory_format=memory_format(device))
-        matching = MatchedTeacher(network, settings.first_bn_multiplier)
-        matched[name] = compiled(matching, settings.compile, device, pixels_of_each)
     if settings.dry_run:
-        tell(forecast_recover(settings, matched, work, missing, output, dataset, device, dtype, team), device, team)
+        amounts = {"images": output.files // copies, "batches": len(missing)}
+        print_dry_run("recover", {**amounts, "iterations": len(missing) * plan.iterations}, folder, output)
         return
-    teachers = [matched[name] for name in settings.teacher_model_list]
-    valid_range = valid_range_of(dataset, device)
+
+    committee = COMMITTEES[settings.committee](settings)
+    teachers = match_teachers(settings, loaded, plan, dataset, device)
+    verifier = load_verifier(settings, dataset, device)
+    valid_range = batches.valid_range_of(dataset, device)
     started, made = time.monotonic(), 0
-    mine = team.share(work)
-    progress = tqdm(total=len(mine) * plan.iterations, desc="recover", unit="it", disable=not team.leads)
+    mine = [*team.share(missing), *team.share([batch for batch in work if batch not in missing])]
+    progress = tqdm(total=len(mine) * plan.iterations, desc="recover", unit="it", disable=not team.is_main)
     with progress, BackgroundWriter() as writer:
-        for ipc_id, classes in mine:
-            patches = read_patches(settings, classes, ipc_id, dataset)
-            digest = batch_digest(made_with, patches)
-            paths = [distilled_path(folder, dataset.num_classes, index, ipc_id) for index in classes]
+        for batch in mine:
+            patches = batches.read_patches(settings, batch, dataset)
+            digest = batches.batch_digest(made_with, patches)
+            paths = batch.paths(folder, dataset)
             if all(is_made_with(path, digest, dataset.size) for path in paths):
                 progress.update(plan.iterations)
                 continue
-            generator = generator_for(settings.seed, "recover", dataset.name, ipc_id, classes.start)
-            start, patches = starting_images(settings, patches, len(classes), dataset, generator, device)
-            labels = torch.tensor(list(classes), device=device)
-
-            def watch(step: Step, ipc_id: int = ipc_id, labels: Tensor = labels) -> None:
-                progress.update()
-                if verifier is not None and step.iteration % VERIFY_EVERY == VERIFY_EVERY - 1:
-                    right = (verifier(step.images).argmax(dim=1) == labels).float().mean().item()
-                    progress.write(f"image {ipc_id}, iteration {step.iteration + 1}: verifier accuracy {right:.1%}")
-
+            generator = generator_for(settings.seed, "recover", dataset.name, *batch.key)
+            start, patches = batches.starting_images(settings, patches, len(paths), dataset, generator, device)
+            labels = torch.tensor(batch.labels, device=device)
+            ask = partial(asked, committee, teachers, batch)
+            residual = RESIDUALS[settings.residual](settings, patches)
+            watch = partial(look_on, batch=batch, labels=labels, verifier=verifier, progress=progress)
             try:
-                images = recover_batch(start, patches, labels, teachers, plan, valid_range, generator, dtype, watch)
+                images = recover_batch(start, labels, plan, ask, residual, valid_range, generator, dtype, watch)
             except UserError as error:
-                raise UserError(f"image {ipc_id}, classes {classes.start} to {classes.stop - 1}: {error}") from None
+                raise UserError(f"{batch}: {error}") from None
+            check_record(record_path(folder), made_with, "distilled images", write=True)
             if settings.store_initialised_images:
-                initial = folder.with_name(f"{folder.name}_initialised")
-                initial_paths = [distilled_path(initial, dataset.num_classes, index, ipc_id) for index in classes]
-                writer.submit(write_distilled, initial_paths, to_pixels(start, dataset).cpu(), digest)
+                initial = batch.paths(folder.with_name(f"{folder.name}_initialised"), dataset)
+                writer.submit(write_distilled, initial, to_pixels(start, dataset).cpu(), digest)
             writer.submit(write_distilled, paths, to_pixels(images, dataset).cpu(), digest)
             made += len(paths)
     made = team.total(made)
-    if team.leads:
-        picture = draw_contact_sheet(settings, folder, dataset, work)
-        files = {"contact sheet": str(picture)}
+    if team.is_main:
+        sheet = folder / "contact_sheet.png"
+        if made or not sheet.exists():
+            batches.draw_contact_sheet(sheet, settings, folder, dataset, work)
+        files = {"contact sheet": str(sheet)}
         report_run("recover", folder / "report.json", device, started, made, "images", files, team.count)
 
 
-def load_verifier(settings: Namespace, dataset: Dataset, device: torch.device) -> nn.Module | None:
+def with_priors(settings: RecoverSettings) -> RecoverSettings:
+    """The settings with the teachers' recorded accuracies as priors, where these weigh and none are given."""
+    if settings.weighting == "equal" or settings.priors:
+        return settings
+    return replace(settings, priors=recorded_accuracies(settings.model_pool_dir, settings.teachers))
+
+
+def match_teachers(
+    settings: RecoverSettings, loaded: Mapping[str, Teacher], plan: Plan, dataset: Dataset, device: torch.device
+) -> list[nn.Module]:
+    """The teachers of --teacher-model-list on the device, each answering with its logits and its statistics'
+    distance."""
+    pixels = plan.pixels(min(settings.classes_a_batch, dataset.num_classes)) // len(loaded)
+    matched = {}
+    for name, teacher in loaded.items():
+        network = teacher.module.to(device, memory_format=memory_format(device))
+        matching = MatchedTeacher(network, PROBES[settings.probe], settings.first_bn_multiplier, dataset.size)
+        matched[name] = compiled(matching, settings.compile, device, pixels)
+    return [matched[name] for name in settings.teachers]
+
+
+def asked(
+    committee: Committee, teachers: Sequence[nn.Module], batch: Batch, iteration: int
+) -> list[tuple[nn.Module, float]]:
+    """The teachers that an iteration of a batch asks, with their weights."""
+    return [(teachers[place], weight) for place, weight in committee(batch, iteration)]
+
+
+def look_on(step: Step, batch: Batch, labels: torch.Tensor, verifier: nn.Module | None, progress: tqdm) -> None:
+    """Move the bar; now and then print what the verifier thinks of the images."""
+    progress.update()
+    if verifier is not None and step.iteration % VERIFY_EVERY == VERIFY_EVERY - 1:
+        right = (verifier(step.images).argmax(dim=1) == labels).float().mean().item()
+        progress.write(f"{batch}, iteration {step.iteration + 1}: verifier accuracy {right:.1%}")
+
+
+def load_verifier(settings: RecoverSettings, dataset: Dataset, device: torch.device) -> nn.Module | None:
     """The network that looks on, if one is asked for."""
     if not settings.verifier:
         return None
-    if settings.verifier_weight_path is not None:
-        return load_network(settings.verifier_arch, dataset, settings.verifier_weight_path).to(device)
-    source = settings.pretrained_model_type
-    return load_teacher(settings.verifier_arch, dataset, settings.model_pool_dir, source).module.to(device)
+    path: Path | None = settings.verifier_weight_path
+    if path is not None:
+        return load_network(settings.verifier_arch, dataset, path).to(device)
+    return load_teacher(settings.verifier_arch, dataset, settings.model_pool_dir, settings.source).module.to(device)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.batch_statistics import epoch_groups
-from utils.datasets import Dataset
-from utils.device import memory_format
-from utils.fkd import Epoch, ViewSettings, chunks_of_batches, render_views
+from utils.data.table import Dataset
+from utils.fkd.groups import epoch_groups
+from utils.fkd.views import Epoch, ViewSettings, chunks_of_batches, render_views
+from utils.run.device import memory_format
+
+MeanLogits = Callable[[Tensor, Sequence[int]], Tensor]
 
 
-def committee_of(
-    teachers: Sequence[nn.Module], weights: Sequence[float], grouped: bool
-) -> Callable[[Tensor, Sequence[int]], Tensor]:
+def mean_logits(teachers: Sequence[nn.Module], weights: Sequence[float], grouped: bool) -> MeanLogits:
     """The weighted mean of the teachers' logits as one function of views (N x 3 x S x S) and their groups.
 
     grouped: whether the teachers normalise group by group, or with running statistics.
@@ -30,7 +30,7 @@ def committee_of(
 def label_epoch(
     images: Tensor,
     epoch: Epoch,
-    committee: Callable[[Tensor, Sequence[int]], Tensor],
+    committee: MeanLogits,
     settings: ViewSettings,
     at_once: int,
     dataset: Dataset,
@@ -43,7 +43,7 @@ def label_epoch(
     images: uint8, N x 3 x S x S, on the device or in the host's memory. About `at_once` views go through a teacher
     together, whole batches of them; each half of a batch is a group.
     """
-    epoch = epoch.beside(images, device)
+    epoch = epoch.to(images, device)
     groups = epoch_groups(settings.images, settings.batch_size)
     on_cuda = device.type == "cuda"
     logits = torch.empty(settings.images, dataset.num_classes, dtype=dtype, pin_memory=on_cuda)

@@ -9,64 +9,64 @@ was. The manifest is written last: a store that has one is complete. Several pro
 """
 
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from models.checkpoints import load_teacher
-from relabel import flags
-from relabel.forecast import forecast_relabel
-from relabel.labelling import committee_of, label_epoch
-from utils.background import BackgroundWriter, one_ahead
-from utils.batch_statistics import GroupedNetwork
-from utils.chunks import images_at_once
-from utils.cli import print_settings
-from utils.datasets import get_dataset, images_digest
-from utils.device import choose_device, memory_format
-from utils.distillation import committee_weights
-from utils.distilled import at_hand, read_distilled
-from utils.distributed import Team, teamwork
-from utils.dry_run import tell
-from utils.errors import UserError, run_entry
-from utils.fkd import (
-    draw_epoch,
+from models.checkpoints import Teacher, load_teacher
+from models.teachers import recorded_accuracies
+from relabel.labelling import label_epoch, mean_logits
+from utils import recipes
+from utils.data.distilled import on_device_if_fits, read_distilled
+from utils.data.images import images_digest
+from utils.data.table import Dataset
+from utils.fkd.groups import GroupedNetwork
+from utils.fkd.losses import label_weights
+from utils.fkd.store import (
+    MANIFEST,
     epoch_path,
-    has_manifest,
+    epochs_output,
+    is_right,
     is_whole,
     manifest_record,
     store_folder,
     write_epoch,
     write_manifest,
 )
-from utils.forecast import relabel_output, require_space
-from utils.precision import amp_type, autocast, compiled
-from utils.records import check_record
-from utils.report import report_run
+from utils.fkd.views import ViewSettings, draw_epoch
+from utils.recipes.settings import RelabelSettings
+from utils.run.background import BackgroundWriter, one_ahead
+from utils.run.chunks import images_at_once
+from utils.run.device import choose_device, memory_format
+from utils.run.errors import UserError, run_entry
+from utils.run.precision import amp_type, autocast, compiled
+from utils.run.records import check_record
+from utils.run.report import report_run
+from utils.run.settings import show
+from utils.run.space import print_dry_run, require_space
+from utils.run.team import Team, teamwork
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with teamwork() as team:
-        relabel(flags.parse(argv), team)
+        relabel(recipes.parse("relabel", argv), team)
 
 
-def relabel(settings: Namespace, team: Team) -> None:
-    print_settings("relabel", settings)
-    dataset = get_dataset(settings.dataset_name)
+def relabel(settings: RelabelSettings, team: Team) -> None:
+    show("relabel", settings)
+    dataset = settings.dataset
     device = choose_device(settings.device, team.local_rank)
     dtype = amp_type(settings.amp, device, auto_on_cuda="off")
     images, labels, ipc = read_distilled(settings.syn_data_path, dataset)
     if settings.ipc not in (None, ipc):
         raise UserError(f"--ipc {settings.ipc}: {settings.syn_data_path} has {ipc} images a class")
-    views = flags.view_settings(settings, len(images), dataset)
-    source = "online" if settings.online else "offline"
-    teachers = [load_teacher(name, dataset, settings.model_pool_dir, source) for name in flags.teacher_names(settings)]
-    weights = committee_weights(settings.model_weight, len(teachers)).tolist()
-
+    views = view_settings(settings, len(images), dataset)
+    teachers = [load_teacher(name, dataset, settings.model_pool_dir, settings.source) for name in settings.teachers]
+    weights = label_weights(scores_of(settings), len(teachers)).tolist()
     folder = store_folder(settings.fkd_path, settings.batch_size, ipc)
     logits_type = "float16" if settings.use_fp16 else "float32"
-    stored = getattr(torch, logits_type)
     record = manifest_record(
         dataset,
         views,
@@ -80,45 +80,76 @@ def relabel(settings: Namespace, team: Team) -> None:
         ],
         images_sha256=images_digest(images, labels),
     )
-    absent = [
-        e for e in range(views.epochs) if not is_whole(epoch_path(folder, e), views, dataset.num_classes, logits_type)
-    ]
-    output = relabel_output(len(absent), views, dataset, logits_type)
+    check_record(folder / "settings.json", record, "soft labels")
+    of_store = (views, dataset.num_classes, logits_type)
+    absent = [n for n in range(views.epochs) if not is_whole(epoch_path(folder, n), *of_store)]
+    team.wait()  # until all have looked
+    is_closed = (folder / MANIFEST).is_file() and not settings.verify
+    present = [] if is_closed else team.share([n for n in range(views.epochs) if n not in absent])
+    # A store without a manifest is about to be signed, so that what it has so far is read and checked.
+    missing = [*team.share(absent), *(n for n in present if not is_right(epoch_path(folder, n), n, *of_store))]
+    output = epochs_output(max(len(absent), len(missing)), *of_store)
     require_space(folder, output)
-    check_record(folder / "settings.json", record, "soft labels", write=not settings.dry_run)
-
-    networks = [teacher.module.to(device, memory_format=memory_format(device)) for teacher in teachers]
-    at_once = min(images_at_once(network, dataset.size) for network in networks)
-    if settings.eval_mode == "F":
-        networks = [GroupedNetwork(network) for network in networks]
-    pixels = views.epochs * len(images) * dataset.size**2
-    networks = [compiled(network, settings.compile, device, pixels) for network in networks]
-    committee = committee_of(networks, weights, grouped=settings.eval_mode == "F")
-    images = at_hand(images, device)
     if settings.dry_run:
-        with torch.no_grad(), autocast(device, dtype):
-            found = forecast_relabel(
-                images, committee, views, at_once, absent, folder, output, logits_type, dataset, device, team
-            )
-        tell(found, device, team)
+        print_dry_run("relabel", {"epochs": output.files, "views": output.files * views.images}, folder, output)
         return
+
+    at_once = min(images_at_once(teacher.module.to(device), dataset.size) for teacher in teachers)
+    committee = mean_logits(networks_of(teachers, settings, views, device), weights, settings.eval_mode == "F")
+    images = on_device_if_fits(images, device)
     started = time.monotonic()
-    missing = [epoch for epoch in team.share(range(views.epochs)) if epoch in absent]
-    progress = tqdm(total=len(missing) * views.images, desc="relabel", unit="view", unit_scale=True)
-    progress.disable = not team.leads or not missing
+    quiet = not team.is_main or not missing
+    progress = tqdm(total=len(missing) * views.images, desc="relabel", unit="view", unit_scale=True, disable=quiet)
     with progress, BackgroundWriter() as writer, torch.no_grad(), autocast(device, dtype):
-        drawn = one_ahead(lambda number: (number, draw_epoch(views, number)), missing)
-        for number, epoch in drawn:
+        for number, epoch in one_ahead(lambda number: (number, draw_epoch(views, number)), missing):
+            stored = getattr(torch, logits_type)
             logits = label_epoch(images, epoch, committee, views, at_once, dataset, device, stored, progress)
             if not logits.isfinite().all():
                 raise UserError(f"epoch {number}: a soft label is not finite in {logits_type}; check the teachers")
+            check_record(folder / "settings.json", record, "soft labels", write=True)
             writer.submit(write_epoch, folder, number, epoch, logits)
     made = team.total(len(missing))
-    if team.leads:
-        if made or not has_manifest(folder):
+    if team.is_main:
+        if made or not is_closed:
             write_manifest(folder, record, views.epochs)
         files = {"label store": str(folder)}
         report_run("relabel", folder / "report.json", device, started, made, "epochs", files, team.count)
+
+
+def view_settings(settings: RelabelSettings, images: int, dataset: Dataset) -> ViewSettings:
+    """The part of the settings that the views depend on."""
+    return ViewSettings(
+        images=images,
+        size=dataset.size,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        min_scale=settings.min_scale,
+        max_scale=settings.max_scale,
+        mix=settings.mix,
+        mix_alpha={"cutmix": settings.cutmix, "mixup": settings.mixup, None: 1.0}[settings.mix],
+        fkd_seed=settings.fkd_seed,
+        seed=settings.seed,
+        tiles=settings.tiles,
+    )
+
+
+def scores_of(settings: RelabelSettings) -> Sequence[float]:
+    """A score for each teacher, where these weigh its logits: those given, else its recorded accuracy."""
+    if settings.weighting == "equal" or settings.model_weight:
+        return settings.model_weight
+    return recorded_accuracies(settings.model_pool_dir, settings.teachers)
+
+
+def networks_of(
+    teachers: Sequence[Teacher], settings: RelabelSettings, views: ViewSettings, device: torch.device
+) -> list[nn.Module]:
+    """The teachers as they label: on the device, normalising by groups unless --eval-mode is T, compiled if asked
+    for."""
+    networks = [teacher.module.to(device, memory_format=memory_format(device)) for teacher in teachers]
+    if settings.eval_mode == "F":
+        networks = [GroupedNetwork(network) for network in networks]
+    pixels = views.epochs * views.images * views.size**2
+    return [compiled(network, settings.compile, device, pixels) for network in networks]
 
 
 if __name__ == "__main__":

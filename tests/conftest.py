@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from utils.errors import run_entry
+from utils.run.errors import run_entry
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parents[1]
@@ -162,11 +162,11 @@ def small_disk(monkeypatch) -> Callable[[int], None]:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path in it, reports with times and devices aside."""
+    """Every file below a folder, by its path in it; reports with times and devices, and hidden files, aside."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "report.json"
+        if path.is_file() and path.name != "report.json" and not path.name.startswith(".")
     }
 
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from utils.errors import run_entry
+from utils.run.errors import run_entry
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def run(job: dict, moment: str) -> tuple[int, str]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
         try:
             # A stage first looks whether there is space: what is tested is a disk that fills up later.
-            with mock.patch("utils.forecast.free_bytes", return_value=2**40):
+            with mock.patch("utils.run.space.free_bytes", return_value=2**40):
                 run_entry(lambda: entry(job["arguments"]))
         except SystemExit as end:
             status = end.code

@@ -11,6 +11,7 @@ import pickle
 import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,14 @@ from PIL import Image
 from models import pretrain
 from models.checkpoints import save_state
 from models.registry import build_network
-from recover import make_patches, random_images, recover
+from recover import choose_images, make_patches, recover
 from relabel import relabel
-from utils import fkd, launch, prepare_data
-from utils.datasets import get_dataset
-from utils.distilled import distilled_path
-from utils.errors import UserError, run_entry
-from utils.patches import write_class_patches
+from utils.data import prepare
+from utils.data.distilled import distilled_path
+from utils.data.table import get_dataset
+from utils.fkd import store as fkd
+from utils.patches.patches import write_class_patches
+from utils.run.errors import UserError, run_entry
 from validate import validate
 
 ROOT = Path(__file__).parents[1]
@@ -51,8 +53,8 @@ class Stages:
             "validate": (validate.main, world.validate()),
             "pretrain": (pretrain.main, [*here, *teacher, "--train-dir", val, "--epochs", "1", "--batch-size", "8"]),
             "patches": (make_patches.main, [*here, *observer, "--train-dir", val, "--patch-dir", f"{root}/made"]),
-            "random": (
-                random_images.main,
+            "choose": (
+                choose_images.main,
                 [*here, "--train-dir", val, "--ipc", "2", "--syn-data-path", f"{root}/made", "--exp-name", "random"],
             ),
         }
@@ -60,7 +62,7 @@ class Stages:
             "recover": root / "syn" / "images",
             "relabel": root / "fkd" / "labels_bs8_ipc2",
             "validate": root / "results",
-            **dict.fromkeys(("pretrain", "patches", "random"), root / "made"),
+            **dict.fromkeys(("pretrain", "patches", "choose"), root / "made"),
         }
 
     def prepare(self, name):
@@ -74,11 +76,12 @@ class Stages:
         """The line of a stage that must refuse, before it has made a file."""
         main, arguments = self.calls[name]
         line = refusal(main, [*arguments, *extra])
-        assert not [path for path in self.made[name].rglob("*") if path.is_file()]
+        made = [path for path in self.made[name].rglob("*") if path.is_file()]
+        assert not [path for path in made if not (path.name.startswith(".") and path.name.endswith(".lock"))]
         return line
 
 
-STAGES = ("recover", "relabel", "validate", "pretrain", "patches", "random")
+STAGES = ("recover", "relabel", "validate", "pretrain", "patches", "choose")
 
 
 @pytest.fixture
@@ -98,43 +101,62 @@ def labelled(lasting_world):
 # Folders of config.sh
 
 
-@pytest.mark.parametrize("name", CONFIG)
-def test_an_unset_folder_is_named_by_a_process(processes, tmp_path, name):
-    ended = processes.run(
-        "-m",
-        "utils.launch",
-        "pretrain" if name != "patch_dir" else "patches",
-        "fashion_mnist",
-        *(("fadrm", "1") if name == "patch_dir" else ()),
-        **{folder: "" if folder == name else str(tmp_path) for folder in CONFIG},
-    )
+@pytest.mark.parametrize(
+    ("name", "call", "flag"),
+    [
+        ("Main_Data_Path", "recover.recover --recipe fadrm --ipc 1", "--syn-data-path"),
+        ("train_dir", "models.pretrain", "--train-dir"),
+        ("val_dir", "models.pretrain", "--val-dir"),
+        ("patch_dir", "recover.make_patches --recipe fadrm --ipc 1", "--patch-dir"),
+    ],
+)
+def test_an_unset_folder_is_named_by_a_process(processes, tmp_path, name, call, flag):
+    folders = {folder: "" if folder == name else str(tmp_path) for folder in CONFIG}
+    ended = processes.run("-m", *call.split(), "--dataset-name", "fashion_mnist", **folders)
     assert (ended.status, ended.output) == (2, "")
-    assert ended.errors == f"error: {name} is not set: give it in config.sh, or in the environment\n"
+    assert ended.errors == f"error: {name} is not set: give it in config.sh, or in the environment; or name {flag}\n"
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_is_named_by_a_script(tmp_path):
-    (tmp_path / "file").touch()
-    ended = subprocess.run(
-        ["bash", str(ROOT / "recover/scripts/fashion_mnist/recover_fadrm_ipc1.sh")],
-        env=os.environ | {"Main_Data_Path": str(tmp_path / "file" / "data")},
+def call_script(script, *words, **folders):
+    return subprocess.run(
+        ["bash", str(ROOT / script), *words],
+        env=os.environ | {"FADRM_PYTHON": sys.executable} | {name: str(folder) for name, folder in folders.items()},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith(f"error: {tmp_path}/file/data") and ended.stderr.count("\n") == 1
 
 
-def test_missing_folders_of_real_images_name_their_variables(tmp_path, monkeypatch, refusal):
-    for name in CONFIG:
-        monkeypatch.setenv(name, str(tmp_path / "missing"))
-    monkeypatch.setattr(launch, "copy_output_to", lambda *_: None)
-    line = refusal(launch.main, ["pretrain", "cifar100"])
-    assert f"{tmp_path}/missing/cifar100 is not there: for real images set train_dir and val_dir in config.sh" in line
-    assert refusal(launch.main, ["recover", "cifar100", "fadrm", "1"]).startswith(
-        f"error: no patches in {tmp_path}/missing/cifar100/medium: make them with recover/scripts/cifar100/make_patches"
+def test_a_folder_that_cannot_be_is_named_by_a_script(tmp_path):
+    (tmp_path / "file").touch()
+    ended = call_script(
+        "recover/scripts/fashion_mnist/recover_fadrm_ipc1.sh", Main_Data_Path=tmp_path / "file" / "data"
     )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"error: {tmp_path}/file") and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (
+            "models/scripts/cifar100/pretrain.sh",
+            "{}/missing/cifar100 is missing: for real images set train_dir and val_dir in config.sh and run `pytho",
+        ),
+        (
+            "recover/scripts/cifar100/recover_fadrm_ipc1.sh",
+            "no patches in {}/missing/cifar100/medium: make them with `python -m recover.make_patches --da",
+        ),
+    ],
+)
+def test_missing_folders_of_real_images_name_their_variables(tmp_path, script, message):
+    missing = dict.fromkeys(("train_dir", "val_dir", "patch_dir"), tmp_path / "missing")
+    ended = call_script(script, Main_Data_Path=tmp_path / "data", **missing)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ") and message.format(tmp_path) in line
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["logs"]
     assert not (tmp_path / "missing").exists()
 
 
@@ -168,7 +190,7 @@ def test_an_unknown_network_among_others(labelled, refusal, name, flags):
     [
         ("pretrain", "--train-dir"),
         ("patches", "--train-dir"),
-        ("random", "--train-dir"),
+        ("choose", "--train-dir"),
         ("pretrain", "--val-dir"),
         ("relabel", "--syn-data-path"),
         ("validate", "--original-data-path"),
@@ -181,7 +203,8 @@ def test_class_folders_that_are_not_as_many_as_classes(labelled, refusal, tmp_pa
         (folder / f"class{index}").mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(folder / f"class{index}" / "0.png")
     line = labelled.refuse(refusal, name, flag, str(folder))
-    assert f"{folder} has {count} class folders, fashion_mnist has 10 classes: put the folders" in line
+    odd = ", 'class10' among them" if count == 11 else ""
+    assert f"{folder} has {count} class folders{odd}, fashion_mnist has 10 classes: put the folders" in line
 
 
 def cut_short(path):
@@ -214,7 +237,9 @@ def test_a_distilled_image_that_is_none_is_named_by_validate(stages, refusal):
 def test_a_patch_missing_for_one_class_is_named(stages, refusal):
     (stages.world.patches / "medium/00007/class00007_id00001.png").unlink()
     line = stages.refuse(refusal, "recover")
-    assert "medium/00007/class00007_id00001.jpg is missing: make more with recover/scripts/fashion_mnist" in line
+    patch = stages.world.patches / "medium/00007/class00007_id00001.jpg"
+    making = "`python -m recover.make_patches --dataset-name fashion_mnist --recipe METHOD --ipc N`"
+    assert f"{patch} is missing: make more with {making} and --patches-per-class, or put it there" in line
 
 
 # Checkpoints
@@ -344,8 +369,8 @@ def test_an_epoch_that_is_lost_after_the_store_was_opened(labelled, tmp_path):
     shutil.copytree(labelled.world.root / "fkd" / "labels_bs8_ipc2", store)
     opened = fkd.open_store(store)
     without_an_epoch(store)
-    with pytest.raises(UserError, match=r"epoch_00002\.safetensors is missing or damaged: run the same relabel"):
-        fkd.read_epoch(opened.folder, 2)
+    with pytest.raises(UserError, match=r"epoch_00002\.safetensors is missing: run the stage that writes it"):
+        fkd.read_epoch(opened, 2)
 
 
 # Flags
@@ -370,9 +395,9 @@ def test_cuda_where_there_is_none_in_a_process(world, processes):
     ("name", "flag", "message"),
     [
         ("recover", "--patch-dir", "--initialisation-method Patches reads patches: name --patch-dir, or take Gaussian"),
-        ("recover", "--model-pool-dir", "offline reads teachers from a folder: name --model-pool-dir"),
-        ("relabel", "--model-pool-dir", "teachers are read from a folder: name --model-pool-dir, or take --online"),
-        ("validate", "--val-dir", "the following arguments are required: --val-dir"),
+        ("recover", "--model-pool-dir", "teachers are read from a folder: name --model-pool-dir, or take them online"),
+        ("relabel", "--model-pool-dir", "teachers are read from a folder: name --model-pool-dir, or take them online"),
+        ("validate", "--val-dir", "--val-dir is missing: the dataset's own folder of validation images"),
     ],
 )
 def test_a_folder_that_was_not_given(labelled, refusal, name, flag, message):
@@ -435,8 +460,6 @@ def assert_all_whole(folder: Path) -> int:
             safetensors.torch.load_file(path)
         elif path.suffix == ".json":
             json.loads(path.read_text())
-        elif path.suffix == ".pt":
-            torch.load(path, weights_only=True)
     return len(files)
 
 
@@ -446,7 +469,7 @@ DISKS = {  # the sizes in kilobytes let each stage begin
     "validate": ("validate.validate", "--output-dir", "", 64),
     "pretrain": ("models.pretrain", "--model-pool-dir", "", 64),
     "patches": ("recover.make_patches", "--patch-dir", "", 40),
-    "random": ("recover.random_images", "--syn-data-path", "", 40),
+    "choose": ("recover.choose_images", "--syn-data-path", "", 40),
 }
 
 
@@ -509,7 +532,7 @@ def test_half_a_jpeg_is_no_patch(tmp_path):
     noise = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with files_no_larger_than(3000), pytest.raises(OSError, match="File too large"):
         write_class_patches(tmp_path, 0, noise)
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no /dev/full")
@@ -518,18 +541,19 @@ def test_half_a_jpeg_is_no_patch(tmp_path):
     [("pass", "no space left while writing"), ("raise UserError('no such network')", "no such network")],
 )
 def test_output_that_goes_to_a_full_disk(processes, last_words, message):
-    code = "from utils.errors import UserError, run_entry\ndef main():\n print('settings')\n " + last_words
+    code = "from utils.run.errors import UserError, run_entry\ndef main():\n print('settings')\n " + last_words
     shell = 'exec "$@" >/dev/full'
     ended = processes.run("-c", f"{code}\nrun_entry(main)", before=("sh", "-c", shell, "sh"), PYTHONUNBUFFERED="")
     assert ended.status == 2
     assert ended.errors.startswith(f"error: {message}") and ended.errors.count("\n") == 1
 
 
-def test_laying_out_on_a_full_disk(refusal, tmp_path):
-    places = ["--train-dir", str(tmp_path / "train"), "--val-dir", str(tmp_path / "val")]
+def test_laying_out_on_a_full_disk(refusal, tmp_path, monkeypatch):
+    for name in CONFIG:
+        monkeypatch.setenv(name, str(tmp_path / name))
     with files_no_larger_than(400):
-        line = refusal(prepare_data.main, ["fashion_mnist", *places, "--download-dir", str(tmp_path)])
-    assert f"no space left while writing {tmp_path}/train/fashion_mnist" in line
+        line = refusal(prepare.main, ["fashion_mnist"])
+    assert f"no space left while writing {tmp_path}/train_dir/fashion_mnist" in line
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -1,21 +1,19 @@
 """The flags that people's scripts use already: there, explained, and meaning what the recipes say."""
 
-import argparse
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from models import pretrain
-from recover import flags as recover_flags
-from recover import make_patches, random_images, recover
-from relabel import flags as relabel_flags
+from recover import choose_images, make_patches, recover
 from relabel import relabel
-from utils import pipeline, prepare_data, recipes
-from utils.cli import print_settings
-from utils.errors import UserError
-from validate import flags as validate_flags
+from utils import recipes
+from utils.data import prepare
+from utils.run.errors import UserError
+from utils.run.settings import show
 from validate import validate
 
 EVERYWHERE = "--seed --device"
@@ -26,11 +24,11 @@ VISIBLE = {  # those that --help explains
         "--model-pool-dir --patch-dir --patch-diff --initialisation-method --input-size-lis --optimization-budgets "
         "--alpha --lr --r-bn --first-bn-multiplier --jitter --batch-size --ipc-start --ipc-end --start-index "
         "--end-index --apply-data-augmentation --store-initialised-images --verifier --verifier-arch "
-        "--verifier-weight-path",
+        "--verifier-weight-path --committee --layout --terms --residual --probe",
     ),
     "relabel": (
         relabel.main,
-        "--dataset-name --recipe --ipc --syn-data-path --fkd-path --teacher-model-name --multi-model --model-choice "
+        "--dataset-name --recipe --ipc --syn-data-path --fkd-path --teacher-model-name --model-choice "
         "--model-weight --online --model-pool-dir --eval-mode --epochs --batch-size -b --fkd-seed --fkd_seed "
         "--min-scale-crops --max-scale-crops --use-fp16 --mix-type --mixup --cutmix",
     ),
@@ -42,12 +40,12 @@ VISIBLE = {  # those that --help explains
     ),
     "pretrain": (pretrain.main, "--dataset-name --model --train-dir --val-dir --model-pool-dir --epochs --lr"),
     "patches": (make_patches.main, "--dataset-name --train-dir --patch-dir --patch-diff --factor --observer"),
-    "random": (random_images.main, "--dataset-name --train-dir --ipc --syn-data-path --exp-name"),
+    "choose": (choose_images.main, "--dataset-name --train-dir --ipc --syn-data-path --exp-name --selector"),
 }
-PARSE = {"recover": recover_flags.parse, "relabel": relabel_flags.parse, "validate": validate_flags.parse}
+STAGES = ("recover", "relabel", "validate")
 WITHOUT_EFFECT = {
     "recover": "--store-best-images --iteration --initialisation-dir --gpu",
-    "relabel": "--workers -j --mode --weight-temperature --keep-topk --start-epoch --gpu",
+    "relabel": "--multi-model --workers -j --mode --weight-temperature --keep-topk --start-epoch --gpu",
     "validate": "--fkd-seed --fkd_seed --mode --keep-topk --start-epoch --gpu",
 }
 REFUSED = "--world-size --rank --dist-url --dist-backend --multiprocessing-distributed"
@@ -58,6 +56,10 @@ NEEDED = {  # what there is no default for
     "validate": "--dataset-name cifar100 --original-data-path a --fkd-path b --val-dir c --output-dir d --exp-name e "
     "--model ResNet18",
 }
+
+
+def parse(stage, *words):
+    return recipes.parse(stage, [*NEEDED[stage].split(), *words])
 
 
 def options_of(help_text):
@@ -88,42 +90,45 @@ def test_help_explains_every_flag(stage, capsys, monkeypatch):
     ("stage", "flag"), [(stage, flag) for stage in WITHOUT_EFFECT for flag in WITHOUT_EFFECT[stage].split()]
 )
 def test_old_flags_are_taken_without_effect(stage, flag, capsys):
-    plain = PARSE[stage](NEEDED[stage].split())
+    plain = parse(stage)
     capsys.readouterr()
-    assert PARSE[stage]([*NEEDED[stage].split(), flag, "5"]) == plain
+    assert parse(stage, flag, "5") == plain
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and lines[0].startswith(f"note: {flag} has no effect here: ")
 
 
-@pytest.mark.parametrize(("stage", "flag"), [(stage, flag) for stage in PARSE for flag in REFUSED.split()])
+@pytest.mark.parametrize(("stage", "flag"), [(stage, flag) for stage in STAGES for flag in REFUSED.split()])
 def test_flags_of_the_old_launcher_are_refused(stage, flag):
     with pytest.raises(UserError, match=f"^{flag} .*torchrun"):
-        PARSE[stage]([*NEEDED[stage].split(), flag, "1"])
+        parse(stage, flag, "1")
 
 
 def test_the_last_mention_of_a_flag_wins():
-    given = PARSE["recover"]([*NEEDED["recover"].split(), *["--alpha", "0.3", "--patch-dir", "p", "--alpha", "0.7"]])
-    assert given.alpha == 0.7
+    assert parse("recover", *["--alpha", "0.3", "--patch-dir", "p", "--alpha", "0.7"]).alpha == 0.7
+    relabelled = parse("relabel", "--model-choice", "A", "B", "--teacher-model-name", "C", "--online", "--no-online")
+    assert (relabelled.teachers, relabelled.source) == (("C",), "offline")
+    validated = parse("validate", "--cos", "--sgd", "--no-cos")
+    assert (validated.schedule, validated.optimizer) == ("linear", "sgd")
 
 
 def test_two_spellings_of_gaussian():
     for spelling in ("Guassian", "Gaussian"):
-        given = PARSE["recover"]([*NEEDED["recover"].split(), "--initialisation-method", spelling])
-        assert given.initialisation_method == "Gaussian"
+        assert parse("recover", "--initialisation-method", spelling).start == "Gaussian"
 
 
 # What is left out has the default of the published parser.
 DEFAULTS = {
     "recover": {
-        "teacher_model_list": ["ResNet18"],
-        "pretrained_model_type": "offline",
-        "initialisation_method": "Gaussian",
-        "optimization_budgets": [1000],
+        "teachers": ("ResNet18",),
+        "source": "offline",
+        "start": "Gaussian",
+        "sizes": (32,),
+        "budgets": (1000,),
         "alpha": 1.0,
         "lr": 0.1,
         "r_bn": 0.05,
         "first_bn_multiplier": 10.0,
-        "batch_size": 100,
+        "classes_a_batch": 100,
         "ipc_start": 0,
         "ipc_end": 50,
         "jitter": 4,
@@ -133,9 +138,9 @@ DEFAULTS = {
         "batch_size": 4,
         "fkd_seed": 42,
         "seed": 42,
-        "min_scale_crops": 0.08,
-        "max_scale_crops": 1.0,
-        "mix_type": None,
+        "min_scale": 0.08,
+        "max_scale": 1.0,
+        "mix": None,
         "mixup": 0.8,
         "cutmix": 1.0,
         "eval_mode": "F",
@@ -144,62 +149,51 @@ DEFAULTS = {
     "validate": {
         "epochs": 300,
         "batch_size": 16,
-        "gradient_accumulation_steps": 1,
+        "accumulation": 1,
         "temperature": 3.0,
         "adamw_weight_decay": 0.01,
-        "sgd": False,
+        "optimizer": "adamw",
         "sgd_lr": 0.01,
         "momentum": 0.5,
         "weight_decay": 1e-4,
         "min_scale": 0.08,
-        "cos": False,
-        "seed": [0],
+        "schedule": "linear",
+        "seed": (0,),
     },
 }
 
 
 @pytest.mark.parametrize("stage", DEFAULTS)
 def test_defaults(stage):
-    given = vars(PARSE[stage](NEEDED[stage].split()))
+    given = vars(parse(stage))
     assert {name: given[name] for name in DEFAULTS[stage]} == DEFAULTS[stage]
 
 
-@pytest.mark.parametrize("stage", PARSE)
-@pytest.mark.parametrize("method", ["fadrm", "fadrm+"])
-def test_printed_settings_copied_are_the_same_run(stage, method, capsys):
-    words = [*NEEDED[stage].split(), "--recipe", method, "--ipc", "10"]
-    if stage == "recover":
-        words += ["--patch-dir", "with space"]
-    given = PARSE[stage](words)
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("method", ["fadrm", "fadrm+", "cv-dd"])
+def test_printed_settings_copied_are_the_same_run(stage, method, capsys, monkeypatch):
+    for name in ("Main_Data_Path", "patch_dir", "val_dir"):
+        monkeypatch.setenv(name, "/with space")
+    given = recipes.parse(stage, ["--dataset-name", "cifar100", "--recipe", method, "--ipc", "10"])
     capsys.readouterr()
-    print_settings(stage, given)
-    copied = shlex.split(capsys.readouterr().out.partition(": ")[2])
-    assert PARSE[stage](copied) == given
-    without_recipe = argparse.Namespace(**{**vars(given), "recipe": None})
+    show(stage, given)
+    title, *rows = capsys.readouterr().out.splitlines()
+    assert title == f"{stage}: settings"
+    copied = shlex.split(" ".join(row[12:] for row in rows))
+    assert recipes.parse(stage, copied) == given
     at = copied.index("--recipe")
-    assert PARSE[stage]([*copied[:at], *copied[at + 2 :]]) == without_recipe
+    without_recipe = recipes.parse(stage, [*copied[:at], *copied[at + 2 :]])
+    assert without_recipe == replace(given, recipe=None)
 
 
-def test_help_of_the_whole_run(capsys):
+def test_help_of_prepare(capsys):
     with pytest.raises(SystemExit) as stopped:
-        pipeline.main(["--help"])
-    assert stopped.value.code == 0
-    assert "usage: bash run.sh [DATASET] [METHOD] [IPC] [STUDENT] [--seed N ...]" in capsys.readouterr().out
-
-
-def test_help_of_the_recipes():
-    with pytest.raises(UserError, match=r"usage: python -m utils\.recipes DATASET METHOD IPC \[STUDENT\]"):
-        recipes.main(["--help"])
-
-
-def test_help_of_prepare_data(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        prepare_data.main(["--help"])
+        prepare.main(["--help"])
     assert stopped.value.code == 0
     assert "--check-images" in capsys.readouterr().out
 
 
 def test_every_entry_is_named_as_it_is_called():
-    for stage, module in recipes.ENTRIES.items():
+    for stage, (module, *_) in recipes.STAGES.items():
         path = Path(__file__).parents[1] / f"{module.replace('.', '/')}.py"
         assert "run_entry(main)" in path.read_text(), stage

@@ -1,6 +1,7 @@
 """Runs that are killed or stopped in the middle: the second run leaves the files of one that was not."""
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -10,8 +11,9 @@ import pytest
 
 from recover import recover
 from relabel import relabel
-from utils import fkd
+from utils.fkd import store as fkd
 from validate import validate
+from validate.training import CHECKPOINT
 
 # A process that takes Ctrl-C even where this one was started without (by a shell, in the background).
 TAKING_CTRL_C = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -82,9 +84,10 @@ def test_a_killed_relabel_ends_with_the_same_labels(distilled, processes, conten
 
 
 def results_without_times(folder: Path) -> dict[str, object]:
-    """The files of a validate run; times, memory, device and versions are left out of its results."""
+    """The files of a validate run but for hidden ones; times, memory, device and versions are left out of its
+    results."""
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("[!.]*") if path.is_file()):
         content = path.read_bytes()
         if path.name == "metrics.jsonl":
             content = [json.loads(line) for line in content.splitlines()]
@@ -102,24 +105,42 @@ def test_a_killed_validate_ends_with_the_same_result(labelled, processes):
     process = processes.start("-m", "validate.validate", *labelled.validate(*words, name="killed"))
     metrics = results / "killed" / "seed0" / "metrics.jsonl"
     kill_when(process, lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 2)
-    assert (metrics.parent / "checkpoint.pt").exists() and not (metrics.parent / "result.json").exists()
+    assert (metrics.parent / CHECKPOINT).exists() and not (metrics.parent / "result.json").exists()
     trained = metrics.read_text().splitlines()[:2]  # at least these are in the checkpoint
     validate.main(labelled.validate(*words, name="killed"))
     assert metrics.read_text().splitlines()[:2] == trained  # to the millisecond: they were not trained again
     assert results_without_times(results / "killed") == results_without_times(results / "whole")
     assert len(results_without_times(results / "whole")["seed0/metrics.jsonl"]) == 30
+    left = {path.suffix for path in (results / "killed" / "seed0").glob(".*")}
+    assert left <= {"", ".part"}  # the lock's file, and perhaps what was being written
 
 
 def test_ctrl_c_is_one_line_and_status_130(world, processes):
     words = world.recover("--optimization-budgets", "500", "500")
     process = processes.start("-c", TAKING_CTRL_C, "recover.recover", *words)
-    folder = world.root / "syn" / "images"
-    wait_until(process, (folder / "settings.json").exists)
+    seen = b""
+    while b"it/s" not in seen:  # the bar moves
+        part = os.read(process.stderr.fileno(), 4096)
+        assert part, seen
+        seen += part
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     ended = processes.wait(process)
     assert ended.status == 130
-    bar, *rest = processes.screen(ended.errors)
+    bar, *rest = processes.screen(seen.decode() + ended.errors)
     assert bar.startswith("recover:") and "it/s" in bar
     assert rest == ["error: interrupted; the same command goes on from here"]
-    assert [path.name for path in folder.iterdir()] == ["settings.json"]
+    assert not (world.root / "syn").exists()  # nothing was made, not even a record
+
+
+def test_ctrl_c_while_a_student_trains_leaves_what_to_go_on_from(labelled, processes):
+    process = processes.start("-c", TAKING_CTRL_C, "validate.validate", *labelled.validate(*LONGER))
+    folder = labelled.root / "results/fashion_mnist/run/seed0"
+    wait_until(process, (folder / CHECKPOINT).exists)
+    process.send_signal(signal.SIGINT)
+    ended = processes.wait(process)
+    assert ended.status == 130
+    assert processes.screen(ended.errors)[-1] == "error: interrupted; the same command goes on from here"
+    assert {path.name for path in folder.iterdir()} == {".lock", "settings.json", "metrics.jsonl", CHECKPOINT}
+    validate.main(labelled.validate(*LONGER))
+    assert (folder / "result.json").exists() and not (folder / CHECKPOINT).exists()

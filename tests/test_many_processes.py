@@ -1,9 +1,13 @@
-"""Several processes under torchrun, or started by the launcher: the files of one, and how they end."""
+"""Several processes under torchrun, or started by a script: the files of one, and how they end."""
 
 import json
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,25 +16,64 @@ import torch
 from PIL import Image
 
 from models import pretrain
-from recover import make_patches, random_images, recover
+from recover import choose_images, make_patches, recover
 from relabel import relabel
-from utils.distributed import Team
+from utils import recipes
+from utils.run.team import Team
 from validate import validate
 
+ROOT = Path(__file__).parents[1]
 SETTINGS = ["--patch-diff", "medium", "--r-bn", "0.05", "--lr", "0.1"]  # what `world.recover` leaves to the defaults
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
 
+class Turns:
+    """Members of a team in threads of this process, of which one runs at a time: until it waits for the others."""
+
+    def __init__(self, count):
+        self.count, self.turn, self.given, self.baton = count, count - 1, {}, threading.Condition()
+
+    def run(self, stage):
+        """Let every member run `stage(team)`; the main one is the last in each turn."""
+
+        def of_member(rank):
+            member = Member(rank, self.count, 0)
+            member.turns, member.rounds = self, 0
+            try:
+                self.wait_for(rank)
+                stage(member)
+            except BaseException:
+                self.count = 0  # nobody's turn comes again
+                raise
+            finally:
+                self.hand_on(rank)
+
+        with ThreadPoolExecutor(self.count) as pool:
+            for ended in [pool.submit(of_member, rank) for rank in range(self.count)]:
+                ended.result()
+
+    def wait_for(self, rank):
+        with self.baton:
+            self.baton.wait_for(lambda: self.count == 0 or self.turn == rank)
+        assert self.count, "another member failed"
+
+    def hand_on(self, rank):
+        with self.baton:
+            self.turn = (rank - 1) % max(self.count, 1)
+            self.baton.notify_all()
+
+
 class Member(Team):
-    """One of several processes that run one after another, the leading one last: it waits for nobody."""
+    """A member of a team of threads."""
 
     def total(self, number):
-        return number
-
-
-def in_turn(count, run):
-    for rank in reversed(range(count)):
-        run(Member(rank, count, 0))
+        self.rounds += 1
+        given = self.turns.given.setdefault(self.rounds, [])
+        given.append(number)
+        self.turns.hand_on(self.rank)
+        self.turns.wait_for(self.rank)
+        assert len(given) == self.count
+        return sum(given)
 
 
 def without_times(contents):
@@ -58,14 +101,21 @@ def with_rank(parent, rank):
 
 
 @pytest.fixture
-def launcher(world, processes):
-    """Start the launcher of a stage in two processes."""
-
-    folders = {name: str(world.root / "main") for name in ("Main_Data_Path", "train_dir", "val_dir", "patch_dir")}
+def launcher(world):
+    """Start a script in two processes."""
 
     def start(*words):
-        script = ("recover", "cifar10", "fadrm", "2", "--")  # whose every setting of the recipe is given otherwise
-        return processes.start("-m", "utils.launch", *script, *words, FADRM_PROCESSES="2", **folders)
+        folders = {name: str(world.root / "main") for name in ("Main_Data_Path", "train_dir", "val_dir", "patch_dir")}
+        known = {
+            "FADRM_PROCESSES": "2",
+            "FADRM_PYTHON": sys.executable,
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        }
+        script = (str(ROOT / "recover/scripts/cifar10/recover.sh"), "fadrm", "2")  # whose every setting is given below
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(
+            ["bash", *script, *words], env=os.environ | folders | known, start_new_session=True, **pipes
+        )
 
     return start
 
@@ -89,7 +139,7 @@ def test_two_processes_make_the_files_of_one(world, processes, contents):
     for (stage, folder), words in calls.items():
         ended = processes.run(*TWO, f"{stage}.{stage}", *words)
         assert ended.status == 0, ended.errors
-        assert ended.output.count(f"{stage}: --") == 1  # the settings, by one process
+        assert ended.output.count(f"{stage}: settings\n") == 1  # the settings, by one process
         one, two = (next((world.root / folder).glob(f"{name}*")) for name in ("one", "two"))
         assert without_times(contents(two)) == without_times(contents(one))
         if stage != "validate":
@@ -100,48 +150,43 @@ def test_two_processes_make_the_files_of_one(world, processes, contents):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_any_number_of_processes_makes_the_files_of_one(world, contents, count):
-    """All stages that share out, their processes one after another."""
-    parse = {
-        random_images.draw_random_images: lambda words: random_images.make_parser().parse_args(words),
-        make_patches.make_patches: lambda words: make_patches.make_parser().parse_with_recipe("patches", words),
-        recover.recover: recover.flags.parse,
-        relabel.relabel: relabel.flags.parse,
-        validate.validate: validate.flags.parse_cells,
-    }
+    """All stages that share out."""
     here = ["--dataset-name", "fashion_mnist", "--device", "cpu", "--train-dir", str(world.val)]
     several = ("--model", "ConvNetBN_W32", "ConvNetBN_W64", "--seed", "0", "1", "--method", "m")
     patches = [*here, "--observer", "ShuffleNetV2", "--model-pool-dir", str(world.pool), "--patches-per-class", "2"]
+    results = f"{world.root}/results"
 
     def calls(name):
-        random = [*here, "--ipc", "2", "--syn-data-path", f"{world.root}/random", "--exp-name", name]
-        return {
-            random_images.draw_random_images: (random, f"random/{name}"),
-            make_patches.make_patches: ([*patches, "--patch-dir", f"{world.root}/made/{name}"], f"made/{name}"),
-            recover.recover: (world.recover(name=name), f"syn/{name}"),
-            relabel.relabel: (world.relabel(images="one", labels=name), f"fkd/{name}_bs8_ipc2"),
-            validate.validate: (
-                [*world.validate(*several, images="one", labels="one"), "--output-dir", f"{world.root}/results/{name}"],
-                f"results/{name}",
-            ),
-        }
+        """Each stage with its settings, and the folder of what it makes."""
+        chosen = [*here, "--ipc", "2", "--syn-data-path", f"{world.root}/chosen", "--exp-name", name]
+        made = [*patches, "--patch-dir", f"{world.root}/made/{name}"]
+        students = [*world.validate(*several, images="one", labels="one"), "--output-dir", f"{results}/{name}"]
+        yield choose_images.choose_images, recipes.parse("choose", chosen), f"chosen/{name}"
+        yield make_patches.make_patches, recipes.parse("patches", made), f"made/{name}"
+        yield recover.recover, recipes.parse("recover", world.recover(name=name)), f"syn/{name}"
+        relabelling = recipes.parse("relabel", world.relabel(images="one", labels=name))
+        yield relabel.relabel, relabelling, f"fkd/{name}_bs8_ipc2"
+        yield validate.validate, validate.parse_cells(students), f"results/{name}"
 
-    for stage, (words, _) in calls("one").items():
-        stage(parse[stage](words), Member(0, 1, 0))
-    for stage, (words, folder) in calls("many").items():
-        in_turn(count, lambda member, stage=stage, words=words: stage(parse[stage](words), member))
-        many, one = (without_times(contents(world.root / path)) for path in (folder, folder.replace("many", "one")))
-        assert many == one
+    for stage, settings, _ in calls("one"):
+        stage(settings, Team(0, 1, 0))
+    made = {}
+    for stage, settings, folder in calls("many"):
+        Turns(count).run(lambda member, stage=stage, settings=settings: stage(settings, member))
+        made[stage.__name__] = [
+            without_times(contents(world.root / path)) for path in (folder, folder.replace("many", "one"))
+        ]
+    for stage, (many, one) in made.items():
+        assert sorted(many) == sorted(one), stage
+        assert many == one, stage
+    assert list(made) == ["choose_images", "make_patches", "recover", "relabel", "validate"]
     folders = ("run_ConvNetBN_W32", "run_ConvNetBN_W64")
     assert {f"fashion_mnist/{folder}/seed{seed}/result.json" for folder in folders for seed in (0, 1)} <= one.keys()
 
 
 def test_a_killed_process_ends_the_run_and_the_next_goes_on(world, launcher, processes, contents):
     one, killed = (world.root / "syn" / name for name in ("one", "killed"))
-    budgets = (
-        "--optimization-budgets",
-        "40",
-        "40",
-    )  # the victim still has seconds of work when the first image is there
+    budgets = ("--optimization-budgets", "20", "20")  # with the first image the victim has a second of work left
     recover.main(world.recover(*budgets, name="one"))
     process = launcher(*world.recover(*budgets, *SETTINGS, name="killed"))
     victim = with_rank(process.pid, 1)
@@ -153,7 +198,7 @@ def test_a_killed_process_ends_the_run_and_the_next_goes_on(world, launcher, pro
     assert ended.status == 128 + signal.SIGKILL
     bar, line = processes.screen(ended.errors)
     assert bar.startswith("recover: ")
-    assert line.startswith("error: process 2 of 2 was ended by SIGKILL") and "goes on" in line
+    assert line.startswith("error: process 2 was ended by SIGKILL") and "goes on" in line
     assert line in log_of(world)
     assert 0 < len(list(killed.rglob("class*.png"))) < 20
     recover.main(world.recover(*budgets, name="killed"))
@@ -163,36 +208,38 @@ def test_a_killed_process_ends_the_run_and_the_next_goes_on(world, launcher, pro
 def test_what_all_refuse_is_one_line_and_status_2(world, launcher, processes):
     ended = processes.wait(launcher(*world.recover("--alpha", "2")))
     assert (ended.status, ended.output) == (2, "")
-    assert processes.screen(ended.errors) == ["error: --alpha 2.0: it is a share, from 0 to 1"]
-    _, title, line = log_of(world).splitlines()
-    assert "python -m recover.recover" in title and line.startswith("error: --alpha 2.0")
+    assert processes.screen(ended.errors) == ["error: --alpha 2.0: it must be from 0 to 1"]
+    title, *lines = log_of(world).splitlines()
+    assert " -m recover.recover --dataset-name cifar10 --recipe fadrm " in title
+    assert [line for line in lines if line] == ["error: --alpha 2.0: it must be from 0 to 1"]
 
 
 def test_what_one_process_meets_ends_the_run(world, processes):
-    """The second process has the second class batch of each image index, and fails at its second one; the first
-    process has nothing to make and waits."""
-    recover.main(world.recover())
-    report = world.root / "syn" / "images" / "report.json"
-    report.unlink()
-    for path in (world.root / "syn" / "images").glob("new00[5-9]/*.png"):
-        path.unlink()
+    """The second process has the second class batch of each image index, and fails at its second one."""
     victim = world.patches / "medium" / "00007" / "class00007_id00001.png"
     victim.write_bytes(victim.read_bytes()[:60])
     ended = processes.run(*TWO, "recover.recover", *world.recover())
     assert ended.status != 0
     (line,) = (line for line in processes.screen(ended.errors) if line.startswith("error: "))
     assert str(victim) in line
-    assert not report.exists()
-    assert len(list((world.root / "syn" / "images").glob("new00[5-9]/*.png"))) == 5  # its first one stays
+    images = world.root / "syn" / "images"
+    assert not (images / "report.json").exists()
+    assert len(list(images.glob("new00[5-9]/*_id000.png"))) == 5  # its first one stays
+    assert not list(images.glob("new00[5-9]/*_id001.png"))
 
 
-def test_ctrl_c_is_one_line_and_status_130(world, launcher, processes):
+@pytest.mark.parametrize("at_terminal", [False, True])
+def test_ctrl_c_is_one_line_and_status_130(world, launcher, processes, at_terminal):
+    """Sent to the script, or by a terminal to all of its processes."""
     process = launcher(*world.recover("--optimization-budgets", "500", "500", *SETTINGS))
-    while not (world.root / "syn" / "images" / "settings.json").exists():
-        assert process.poll() is None, process.communicate()
+    patience = time.monotonic() + 60
+    while not (logs := list((world.root / "main").glob("logs/*.log"))) or "it/s" not in logs[0].read_text():
+        assert process.poll() is None and time.monotonic() < patience, process.communicate()
         time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    if at_terminal:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGINT)
     ended = processes.wait(process)
     assert ended.status == 130
     bar, *rest = processes.screen(ended.errors)
@@ -237,4 +284,4 @@ def test_two_processes_train_a_teacher_together(training, tmp_path, processes, r
         assert relative(safetensors.torch.load_file(files[1])[name], expected) < 1e-4
     record = json.loads((tmp_path / "two" / "ConvNetW128.json").read_text())
     assert record["processes"] == 2 and len(record["tests"]) == 1
-    assert not list((tmp_path / "two").glob("*.training.pt"))
+    assert not list((tmp_path / "two").glob("*.training.*"))

@@ -12,136 +12,205 @@ processes (torchrun) share IPCs, students and seeds out.
 """
 
 import time
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
 from torch import Tensor
 
-from utils.cli import print_settings
-from utils.datasets import get_dataset, images_digest, list_images, load_test_images
-from utils.device import choose_device, describe_device, peak_memory_bytes, versions
-from utils.distilled import read_distilled
-from utils.distributed import Team, teamwork
-from utils.dry_run import tell
-from utils.errors import UserError, run_entry
-from utils.files import write_json
-from utils.fkd import LabelStore, check_store, open_store
-from utils.forecast import require_space
-from utils.records import check_record
-from validate import flags
-from validate.forecast import forecast_validate, output_of
-from validate.student import CHECKPOINT, Run, train_student
-from validate.summary import accuracies, print_table, summarise
+from models.registry import check_network, training_bytes
+from models.testing import LabelledImages
+from utils import recipes
+from utils.data.digests import digest_of_folder
+from utils.data.distilled import read_distilled
+from utils.data.embedded import ensure_embedded
+from utils.data.images import images_digest, list_images, load_test_images
+from utils.data.table import Dataset
+from utils.fkd.store import LabelStore, check_store, open_store
+from utils.recipes.settings import ValidateSettings
+from utils.run.device import choose_device, describe_device, peak_memory_bytes, versions
+from utils.run.errors import UserError, run_entry
+from utils.run.files import only_one, write_json
+from utils.run.records import check_record
+from utils.run.settings import Parser, identity_of, show
+from utils.run.space import Output, print_dry_run, require_space
+from utils.run.team import Team, teamwork
+from utils.run.training_state import load_training
+from validate.report import accuracies, print_students, summarise
+from validate.training import CHECKPOINT, Run, train_student
+
+RECORD_VERSION = 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with teamwork() as team:
-        validate(flags.parse_cells(argv), team)
+        validate(parse_cells(argv), team)
 
 
-def validate(cells: Sequence[Namespace], team: Team) -> None:
+def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
     """cells: the settings of each IPC and student, which differ in these and what follows from them."""
-    settings = cells[0]
-    dataset = get_dataset(settings.dataset_name)
+    settings, dataset = cells[0], cells[0].dataset
     device = choose_device(settings.device, team.local_rank)
-    runs = []
+    for cell in cells:
+        check_network(cell.model, dataset)
+    if not settings.dry_run:
+        ensure_embedded(dataset, val=settings.val_dir)
+    test_images = digest_of_folder(settings.val_dir, dataset, keep=not settings.dry_run)
+    runs: list[Run] = []
     for (images_path, labels_path), same in groupby(cells, key=attrgetter("original_data_path", "fkd_path")):
-        images, labels, ipc = read_distilled(images_path, dataset)
-        digest = images_digest(images, labels)
+        distilled = read_distilled(images_path, dataset)
         store = open_store(labels_path, verify=settings.verify)
         for cell in same:
-            runs += runs_of(cell, images, digest, ipc, store)
+            runs += runs_of(cell, distilled, store, test_images)
     folders = list(dict.fromkeys(run.place.parent for run in runs))
-    output = output_of(runs, dataset, team)
+    pending = [run for run in runs if not run.is_done]
+    team.wait()  # until all have looked
+    output = output_of(pending, dataset, team)
     require_space(folders[0], output)
-    mine = team.share(runs)
-    for run in mine:
-        check_record(run.place / "settings.json", run.made_with, "results", write=not settings.dry_run)
     if settings.dry_run:
-        tell(forecast_validate(runs, output, dataset, device, team), device, team)
+        views = sum(epochs_left(run) * len(run.images) for run in pending)
+        print_dry_run("validate", {"students": len(pending), "views": views}, folders[0].parent, output)
         return
-    pending = [run for run in mine if not run.is_done]
-    for run in mine:
-        if run.is_done:
-            (run.place / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed just then
-    if pending:
+    for run in team.share([run for run in runs if run.is_done]):
+        (run.place / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed just then
+    mine = team.share(pending)
+    if mine:
         paths, test_labels = list_images(settings.val_dir, dataset)
-        test_set = load_test_images(paths, dataset, workers=settings.workers, progress="test images"), test_labels
-    for run in pending:
+        test_set = LabelledImages(load_test_images(paths, dataset, settings.workers, "test images"), test_labels)
+    for run in mine:
         started = time.monotonic()
-        metrics = train_student(run, test_set, dataset, device, quiet=not team.leads)
-        used = {
-            "seconds": round(sum(line["seconds"] for line in metrics), 2),
-            "seconds_this_run": round(time.monotonic() - started, 2),
-            "peak_memory_gib": peak_memory_bytes(device) / 2**30,
-            "device": describe_device(device),
-            "versions": versions(),
-        }
-        write_json(run.place / "result.json", {**run.made_with, **accuracies(metrics), **used, "metrics": metrics})
-        (run.place / CHECKPOINT).unlink(missing_ok=True)
+        with only_one(run.place, f"the student {run.settings.model} with seed {run.seed} is being trained"):
+            check_record(run.place / "settings.json", run.made_with, "results", write=True)
+            metrics = train_student(run, test_set, dataset, device, quiet=not team.is_main)
+            used = {
+                "seconds": round(sum(line["seconds"] for line in metrics), 2),
+                "seconds_this_run": round(time.monotonic() - started, 2),
+                "peak_memory_gib": peak_memory_bytes(device) / 2**30,
+                "device": describe_device(device),
+                "versions": versions(),
+            }
+            write_json(run.place / "result.json", {**run.made_with, **accuracies(metrics), **used, "metrics": metrics})
+            (run.place / CHECKPOINT).unlink(missing_ok=True)
     team.wait()
-    if team.leads:
+    if team.is_main:
         summaries = {folder: summarise(folder) for folder in folders}
         if len(folders) > 1:
-            print_table({(cell.model, cell.ipc): summaries[results_folder(cell)] for cell in cells})
+            print_students({(cell.model, cell.ipc): summaries[results_folder(cell)] for cell in cells})
 
 
-def results_folder(settings: Namespace) -> Path:
+def parse_cells(argv: Sequence[str] | None) -> list[ValidateSettings]:
+    """Settings of a validate run for each IPC and student that --ipc and --model name; a recipe gives each its own.
+
+    Several have a folder of results each: where --exp-name gives several the same, IPC and student are put behind it.
+    UserError for one that is named twice, and for several IPCs whose images or labels would be the same.
+    """
+    finder = Parser("validate.validate", add_help=False)
+    finder.add_argument("--ipc", nargs="+")
+    finder.add_argument("--model", nargs="+")
+    found, others = finder.parse_known_args(argv)
+    for flag, values, kind in (("--ipc", found.ipc, "IPC"), ("--model", found.model, "student")):
+        if values is not None and len(set(values)) != len(values):
+            raise UserError(f"{flag} {' '.join(values)}: each {kind} once")
+    cells = []
+    for ipc in found.ipc or [None]:
+        for model in found.model or [None]:
+            words = [*others, *(["--ipc", ipc] if ipc else []), *(["--model", model] if model else [])]
+            cell = recipes.parse("validate", words)
+            cells.append(cell)
+    if len({cell.exp_name for cell in cells}) < len(cells):
+        behind = [(f"_ipc{cell.ipc}" if found.ipc else "") + f"_{recipes.file_name(cell.model)}" for cell in cells]
+        cells = [replace(cell, exp_name=cell.exp_name + name) for cell, name in zip(cells, behind, strict=True)]
+    for name, flag in (("original_data_path", "--original-data-path"), ("fkd_path", "--fkd-path")):
+        if len({getattr(cell, name) for cell in cells}) < len(found.ipc or ()):
+            raise UserError(f"{flag} {getattr(cells[0], name)}: with several IPCs it needs {{ipc}} in its place")
+    return cells
+
+
+def output_of(pending: Sequence[Run], dataset: Dataset, team: Team) -> Output:
+    """What the students that are to be trained write: records, metrics, results, and a checkpoint beside the next one
+    for as many as are trained at a time."""
+    size = sum(1024 * run.settings.epochs + 2**15 for run in pending)
+    largest = sorted((training_bytes(run.settings.model, dataset) for run in pending), reverse=True)
+    return Output(3 * len(pending), size + 2 * sum(largest[: team.count]))
+
+
+def epochs_left(run: Run) -> int:
+    """The epochs that a student has before it, from its last checkpoint on."""
+    state = load_training(run.place / CHECKPOINT, run.made_with)
+    return run.settings.epochs - (len(state["metrics"]) if state else 0)
+
+
+def results_folder(settings: ValidateSettings) -> Path:
     """Where the seeds of an IPC and student have their folders."""
     return settings.output_dir / settings.dataset_name / settings.exp_name
 
 
-def runs_of(settings: Namespace, images: Tensor, digest: str, ipc: int, store: LabelStore) -> list[Run]:
+def runs_of(
+    settings: ValidateSettings, distilled: tuple[Tensor, Tensor, int], store: LabelStore, test_images: str
+) -> Iterator[Run]:
     """A run for each seed of an IPC and student, if images and labels are what its settings say.
 
-    images, ipc: as of read_distilled; digest: the images' sha256. UserError where the two do not fit the settings.
+    distilled: as of read_distilled; test_images: digest of the real ones. UserError where they do not fit the settings,
+    or where the folder has results of other settings.
     """
+    images, classes, ipc = distilled
     if settings.ipc not in (None, ipc):
         raise UserError(f"--ipc {settings.ipc}: {settings.original_data_path} has {ipc} images a class")
-    settings.ipc = ipc
-    flags.fill_rates(settings, ipc)
-    print_settings("validate", settings)
+    settings = with_rates(replace(settings, ipc=ipc))
+    show("validate", settings)
+    digest = images_digest(images, classes)
     check_store(store, what_labels_must_have(settings, digest))
-    made_with, folder = what_shapes_result(settings, ipc, digest, store), results_folder(settings)
-    return [
-        Run(settings, seed, images, store, folder / f"seed{seed}", {**made_with, "seed": seed})
-        for seed in settings.seed
-    ]
-
-
-def what_labels_must_have(settings: Namespace, images_sha256: str) -> dict[str, object]:
-    """What the label store has to agree with, by the names of its manifest."""
-    expected = {
-        "dataset": settings.dataset_name,
-        "images_sha256": images_sha256,
-        "batch_size": settings.batch_size,
-        "epochs": settings.epochs,
-        "min_scale": settings.min_scale,
-    }
-    return expected if settings.mix_type is None else {**expected, "mix": settings.mix_type}
-
-
-def what_shapes_result(settings: Namespace, ipc: int, images_sha256: str, store: LabelStore) -> dict[str, object]:
-    """What a result file says of how it came about: everything the student's accuracy depends on but the seed."""
-    elsewhere = {
-        *("dataset_name", "recipe", "ipc", "model", "method", "seed", "epochs"),
-        *("device", "workers", "verify", "dry_run", "original_data_path", "fkd_path", "val_dir", "output_dir"),
-        "exp_name",
-    }
-    return {
+    made_with = {
+        "record_version": RECORD_VERSION,
         "dataset": settings.dataset_name,
         "method": settings.method,
         "ipc": ipc,
         "student": settings.model,
+        "settings": {name: value for name, value in identity_of(settings).items() if name != "epochs"},
         "epochs": settings.epochs,
-        "settings": {name: value for name, value in sorted(vars(settings).items()) if name not in elsewhere},
-        "images_sha256": images_sha256,
+        "images_sha256": digest,
         "labels_sha256": store.sha256,
+        "test_images_sha256": test_images,
         "teachers": store.manifest["teachers"],
     }
+    folder = results_folder(settings)
+    for other in sorted(folder.glob("seed*/settings.json")):
+        check_record(other, made_with, "results", ignore=("seed",))
+    for seed in settings.seed:
+        yield Run(settings, seed, images, classes, store, folder / f"seed{seed}", {**made_with, "seed": seed})
+
+
+def with_rates(settings: ValidateSettings) -> ValidateSettings:
+    """The settings with the learning rate and eta that were not given: those of dataset, method, student and IPC."""
+    if settings.optimizer == "sgd":
+        return replace(settings, eta=1.0 if settings.eta is None else settings.eta)
+    rate, eta, is_default = recipes.student_rate(settings.dataset, settings.recipe, settings.model, settings.ipc)
+    if is_default and settings.adamw_lr in (None, rate) and settings.eta in (None, eta):
+        print(
+            f"note: no rate is published for {settings.model} on {settings.dataset_name} at IPC {settings.ipc}: "
+            f"taking the default, lr {rate} and eta {eta}",
+            flush=True,
+        )
+    return replace(
+        settings,
+        adamw_lr=rate if settings.adamw_lr is None else settings.adamw_lr,
+        eta=eta if settings.eta is None else settings.eta,
+    )
+
+
+def what_labels_must_have(settings: ValidateSettings, images_sha256: str) -> dict[str, object]:
+    """What the label store has to agree with, by the names of its manifest."""
+    expected = {
+        "dataset": settings.dataset_name,
+        "images_sha256": images_sha256,
+        "size": settings.dataset.size,
+        "batch_size": settings.batch_size,
+        "epochs": settings.epochs,
+        "min_scale": settings.min_scale,
+    }
+    return expected if settings.mix is None else {**expected, "mix": settings.mix}
 
 
 if __name__ == "__main__":

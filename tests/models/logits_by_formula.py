@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from models.registry import build_network
-from utils.datasets import get_dataset
+from utils.data.table import get_dataset
 
 
 def fill_by_formula(network: nn.Module) -> None:

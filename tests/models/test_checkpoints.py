@@ -11,11 +11,11 @@ from safetensors import safe_open
 from torchvision.models import get_model
 
 from models.checkpoints import checkpoint_path, load_network, load_state, load_teacher, save_state
-from models.imagenet import modern_names
 from models.registry import build_network
-from utils.datasets import get_dataset
-from utils.errors import UserError
-from utils.files import sha256_of
+from models.torchvision import modern_names
+from utils.data.table import get_dataset
+from utils.run.errors import UserError
+from utils.run.files import sha256_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FASHION, CIFAR, IMAGENET = (get_dataset(name) for name in ("fashion_mnist", "cifar100", "imagenet1k"))
@@ -101,7 +101,8 @@ def test_checkpoints_without_batch_counters_load(saved):
 def test_missing(tmp_path):
     with pytest.raises(UserError) as error:
         load_teacher("ResNet18", CIFAR, tmp_path)
-    for words in (str(tmp_path / "ResNet18.safetensors"), "ResNet18.pth", "bash models/scripts/cifar100/pretrain.sh"):
+    training = "`python -m models.pretrain --dataset-name cifar100 --model ResNet18` trains it"
+    for words in (str(tmp_path / "ResNet18.safetensors"), "ResNet18.pth beside it", training):
         assert words in str(error.value)
     with pytest.raises(UserError, match=r"elsewhere\.pth is missing"):
         load_network("ResNet18", CIFAR, tmp_path / "elsewhere.pth")

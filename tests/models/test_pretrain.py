@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from safetensors.torch import load_file
 from models import pretrain
 from models.checkpoints import load_teacher
 from models.registry import build_network
-from models.teacher_data import Part
-from models.teacher_training import make_optimiser, train_epoch
 from utils import recipes
-from utils.datasets import get_dataset
-from utils.errors import UserError
-from utils.files import sha256_of
+from utils.data.digests import digest_of_folder
+from utils.data.table import get_dataset
+from utils.run.errors import UserError
+from utils.run.files import only_one, sha256_of
+from utils.run.settings import identity_of
+from utils.run.training_state import load_training
 
 ROOT = Path(__file__).parents[2]
 FASHION = get_dataset("fashion_mnist")
@@ -54,10 +56,24 @@ def record_of(folder, name=NAME):
     return json.loads((folder / f"{name}.json").read_text())
 
 
-def test_a_teacher_and_its_record(command, tmp_path, capsys):
+def visible(folder):
+    """The names in a folder but hidden ones: a lock stays there."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def settings_of(command):
+    """What a teacher's training belongs to, as its record has it."""
+    given = recipes.parse("pretrain", command)
+    identity = {"dataset_name": "fashion_mnist", "model": NAME, **identity_of(given)}
+    return identity | {"train_images_sha256": digest_of_folder(given.train_dir, FASHION)}
+
+
+def test_a_teacher_and_its_record(command, images, tmp_path, capsys):
     printed = run(command, capsys)
     pool = tmp_path / "pool"
     record = record_of(pool)
+    assert record["settings"] == settings_of(command)
+    assert record["test_images_sha256"] == digest_of_folder(images / "val", FASHION)
     assert record["source"] == "trained" and record["dataset"] == "fashion_mnist" and record["epochs"] == 2
     assert record["sha256"] == sha256_of(pool / f"{NAME}.safetensors")
     assert record["settings"]["batch_size"] == 23 and record["settings"]["optimizer"] == "adam"
@@ -65,7 +81,7 @@ def test_a_teacher_and_its_record(command, tmp_path, capsys):
     assert f"{NAME} (trained): top-1 {record['top1']:.2f} %" in printed
     assert "--batch-size 23" in printed and "--weight-decay" in printed  # the settings that were resolved
     assert load_teacher(NAME, FASHION, pool, "offline").sha256 == record["sha256"]
-    assert sorted(path.name for path in pool.iterdir()) == [f"{NAME}.json", f"{NAME}.safetensors", "report.json"]
+    assert visible(pool) == [f"{NAME}.json", f"{NAME}.safetensors", "report.json"]
 
 
 def run(command, capsys):
@@ -100,13 +116,13 @@ def test_a_killed_training_goes_on_to_the_same_file(command, tmp_path):
     pretrain.main([*command, "--model-pool-dir", str(tmp_path / "whole")])
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen([sys.executable, "-m", "models.pretrain", *command], cwd=ROOT, env=environment)
-    unfinished = tmp_path / "pool" / f"{NAME}.training.pt"
+    unfinished = tmp_path / "pool" / f"{NAME}.training.safetensors"
     while not unfinished.exists():
         assert process.poll() is None, "the training ended before it could be killed"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 1 <= torch.load(unfinished, weights_only=True)["state"]["epoch"] < 40
+    assert 1 <= load_training(unfinished, settings_of(command))["epoch"] < 40
     pretrain.main(command)
     whole, resumed = (tmp_path / folder / f"{NAME}.safetensors" for folder in ("whole", "pool"))
     assert whole.read_bytes() == resumed.read_bytes()
@@ -119,20 +135,61 @@ def test_stopped_between_checkpoint_and_record(command, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pretrain.teacher_records, "write_record", stop)
+        patch.setattr(pretrain.teachers, "write_record", stop)
         pretrain.main(command)
     pretrain.main(command)
     assert record_of(tmp_path / "pool")["source"] == "trained"
 
 
-def test_a_trained_teacher_is_not_trained_again(command, tmp_path, capsys):
+def test_killed_between_record_and_the_end(command, tmp_path):
+    pretrain.main(command)
+    before = record_of(tmp_path / "pool")
+    unfinished = tmp_path / "pool" / f"{NAME}.training.safetensors"
+    unfinished.touch()
+    pretrain.main(command)
+    assert record_of(tmp_path / "pool") == before and not unfinished.exists()
+
+
+def test_a_trained_teacher_is_not_trained_again(command, images, tmp_path, capsys):
     pretrain.main(command)
     kept = (tmp_path / "pool" / f"{NAME}.safetensors").stat().st_mtime_ns
-    elsewhere = ["--train-dir", "nowhere", "--val-dir", "nowhere"]  # images are not needed
-    assert "everything was there already" in run([*command, *elsewhere], capsys)
+    assert "everything was there already" in run(command, capsys)
+    shutil.copytree(images / "train", tmp_path / "copied")
+    assert "everything was there already" in run([*command, "--train-dir", f"{tmp_path}/copied"], capsys)
     assert (tmp_path / "pool" / f"{NAME}.safetensors").stat().st_mtime_ns == kept
     with pytest.raises(UserError, match=r"trained with other settings: lr \([\d.]+ there, 0.5 here\)"):
         pretrain.main([*command, "--lr", "0.5"])
+
+
+def test_other_training_images_are_refused(command, images):
+    pretrain.main(command)
+    with pytest.raises(
+        UserError, match=r'trained with other settings: train_images_sha256 \("\w+" there, "\w+" here\)'
+    ):
+        pretrain.main([*command, "--train-dir", f"{images}/val"])
+
+
+def test_on_other_validation_images_it_is_tested_again(command, images, tmp_path, capsys):
+    pretrain.main(command)
+    before, kept = record_of(tmp_path / "pool"), (tmp_path / "pool" / f"{NAME}.safetensors").read_bytes()
+    other = [*command, "--val-dir", f"{images}/train"]
+    assert f"{NAME} (trained): top-1" in run(other, capsys)
+    after = record_of(tmp_path / "pool")
+    assert after["test_images_sha256"] == digest_of_folder(images / "train", FASHION) != before["test_images_sha256"]
+    tested = {"top1", "top5", "test_images_sha256"}
+    assert {key: after[key] for key in after.keys() - tested} == {key: before[key] for key in before.keys() - tested}
+    assert (tmp_path / "pool" / f"{NAME}.safetensors").read_bytes() == kept
+
+
+def test_another_process_that_trains_the_same_teacher_is_refused(command, tmp_path):
+    pool = tmp_path / "pool"
+    with (
+        only_one(pool, "it", f".{NAME}.lock"),
+        pytest.raises(UserError, match=f"{NAME} is being trained by another process, in {pool}: wait for it"),
+    ):
+        pretrain.main(command)
+    assert visible(pool) == []
+    pretrain.main(command)
 
 
 def test_a_downloaded_checkpoint_is_kept_and_tested(command, tmp_path, capsys):
@@ -140,13 +197,14 @@ def test_a_downloaded_checkpoint_is_kept_and_tested(command, tmp_path, capsys):
     pool.mkdir()
     torch.save(build_network(NAME, FASHION).state_dict(), pool / f"{NAME}.pth")
     before = sha256_of(pool / f"{NAME}.pth")
-    assert f"{NAME} (downloaded): top-1" in run([*command, "--train-dir", "nowhere"], capsys)
+    assert f"{NAME} (downloaded): top-1" in run([*command, "--train-dir", str(pool)], capsys)  # no images needed
     record = record_of(pool)
     assert record["source"] == "downloaded" and record["checkpoint"] == f"{NAME}.pth" and record["sha256"] == before
-    assert "everything was there already" in run([*command, "--val-dir", "nowhere", "--lr", "0.7"], capsys)
+    assert "everything was there already" in run([*command, "--lr", "0.7"], capsys)
 
     torch.save(build_network(NAME, FASHION).state_dict(), pool / f"{NAME}.pth")  # another one in its place
-    pretrain.main(command)
+    said = f"note: {pool / NAME}.pth is not the file that its record speaks of: testing it as a new one\n"
+    assert said in run(command, capsys)
     assert record_of(pool)["sha256"] == sha256_of(pool / f"{NAME}.pth") != before
 
 
@@ -155,9 +213,9 @@ def test_a_download_beside_an_unfinished_training_is_refused(command, tmp_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pretrain, "network_accuracy", stop)
+        patch.setattr(pretrain, "accuracy", stop)
         pretrain.main([*command, "--test-every", "2", "--epochs", "3"])
-    assert (tmp_path / "pool" / f"{NAME}.training.pt").exists()
+    assert (tmp_path / "pool" / f"{NAME}.training.safetensors").exists()
     with pytest.raises(UserError, match=r"begun with other settings: epochs \(3 there, 2 here\)"):
         pretrain.main(command)
     torch.save(build_network(NAME, FASHION).state_dict(), tmp_path / "pool" / f"{NAME}.pth")
@@ -167,26 +225,7 @@ def test_a_download_beside_an_unfinished_training_is_refused(command, tmp_path, 
 
 def test_a_loss_that_is_not_finite_stops_at_its_iteration(command, images):
     with pytest.raises(UserError, match=r"the loss became (nan|inf) at epoch \d, iteration \d+: lower --lr"):
-        pretrain.main([*command, "--optimizer", "sgd", "--lr", "1e30"])
-
-
-def test_the_first_iteration_that_is_not_finite_is_named():
-    network = build_network(NAME, FASHION)
-    settings = {"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 0}
-    labels = torch.zeros(4, dtype=torch.int64)
-    pixels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-
-    def batches():
-        for iteration in range(6):
-            if iteration == 3:
-                torch.nn.init.constant_(next(network.parameters()), float("nan"))
-            yield Part(pixels, labels, 1.0)
-
-    with (
-        pretrain.tqdm(disable=True) as progress,
-        pytest.raises(UserError, match="the loss became nan at epoch 7, iteration 3"),
-    ):
-        train_epoch(network, make_optimiser(network, settings), batches(), FASHION, 7, progress)
+        pretrain.main([*command, "--optimizer", "sgd", "--lr", "1e6", "--weight-decay", "1e6"])
 
 
 def test_a_full_disk_leaves_no_checkpoint(command, tmp_path, monkeypatch):
@@ -196,22 +235,24 @@ def test_a_full_disk_leaves_no_checkpoint(command, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError) as caught:
         pretrain.main(command)
-    assert caught.value.filename.endswith(f"{NAME}.training.pt")
-    assert list((tmp_path / "pool").iterdir()) == []
+    assert caught.value.filename.endswith(f"{NAME}.training.safetensors")
+    assert visible(tmp_path / "pool") == []
+    assert not list((tmp_path / "pool").glob("*.part"))
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--dataset-name nothing", "unknown dataset 'nothing'"),
-        ("--dataset-name imagenet1k --model ResNet18", "nothing to train"),
         ("--model NoNet", "unknown network 'NoNet'"),
-        ("--epochs 0", "--epochs 0: at least one"),
-        ("--batch-size 1", "--batch-size 1: BatchNorm needs at least 2"),
-        ("--lr 0", "--lr 0.0: it must be above 0"),
-        ("--optimizer lion", "invalid choice: 'lion'"),
-        ("--train-dir nowhere", "nowhere is not there"),
-        ("--val-dir nowhere", "nowhere is not there"),
+        ("--epochs 0", "--epochs 0: it must be from 1 to 99,999"),
+        ("--batch-size 1", "--batch-size 1: it must be from 2 to 1,000,000"),
+        ("--lr 0", "--lr 0.0: it must be from 1e-12 to 1e+06"),
+        ("--momentum -1", "--momentum -1.0: it must be from 0 to 1"),
+        ("--workers -1", "--workers -1: it must be from 0 to 1,024"),
+        ("--optimizer lion", "--optimizer lion: there are adam sgd"),
+        ("--dataset-name cifar10 --train-dir nowhere", "nowhere is missing: for real images set train_dir and val_dir"),
+        ("--dataset-name cifar10 --val-dir nowhere", "nowhere is missing: for real images set train_dir and val_dir"),
         ("--dataset-name cifar100 --model ResNet18", "10 class folders, cifar100 has 100"),
     ],
 )
@@ -224,10 +265,21 @@ def test_bad_input(command, tmp_path, flags, message):
 
 def test_recipes_are_the_defaults(command):
     folders = command[command.index("--train-dir") : command.index("--epochs")]
-    given = pretrain.parse(["--dataset-name", "tiny_imagenet", *folders])
-    assert given.model == recipes.all_teachers("tiny_imagenet")
-    settings = pretrain.settings_of(given, "ResNet18")
-    assert (settings["epochs"], settings["batch_size"], settings["optimizer"]) == (50, 128, "sgd")
+    settings = recipes.parse("pretrain", ["--dataset-name", "tiny_imagenet", *folders])
+    assert (settings.epochs, settings.batch_size, settings.optimizer, settings.lr) == (50, 128, "sgd", 0.01)
+    assert settings.model == () and settings.recipe == "fadrm+"
+
+
+def test_without_names_the_teachers_of_the_recipe_are_trained(command, tmp_path, capsys):
+    at = command.index("--model")
+    unnamed = command[:at] + command[at + 2 :]
+    said = run([*unnamed, "--dataset-name", "tiny_imagenet", "--dry-run"], capsys)
+    assert "  teachers      4\n  epochs        8\n" in said  # ResNet18, ShuffleNetV2, Densenet121, MobileNetV2
+    pretrain.main(unnamed)
+    teachers = [f"{name}.{ending}" for name in ("ConvNetBN_W32", "ConvNetBN_W64") for ending in ("json", "safetensors")]
+    assert visible(tmp_path / "pool") == [*teachers, "report.json"]
+    with pytest.raises(UserError, match=r"no recipe for the method 'nothing'; there are: .*fadrm"):
+        pretrain.main([*unnamed, "--recipe", "nothing"])
 
 
 def test_images_of_224_pixels(images, tmp_path):
@@ -241,3 +293,67 @@ def test_images_of_224_pixels(images, tmp_path):
     pretrain.main(words.split())
     assert record_of(tmp_path / "pool", "ShuffleNetV2_x0_5")["settings"]["batch_size"] == 64
     assert load_file(tmp_path / "pool" / "ShuffleNetV2_x0_5.safetensors")["fc.weight"].shape[0] == 10
+
+
+def test_a_dry_run_tells_what_is_left_and_writes_nothing(command, tmp_path, capsys):
+    command = [*command, "--model", NAME, "ConvNetBN_W64"]
+    said = run([*command, "--dry-run"], capsys)
+    assert "pretrain, dry run: nothing is written. Still to be made:\n  teachers      2\n  epochs        4\n" in said
+    assert not (tmp_path / "pool").exists()
+    pretrain.main([*command, "--model", NAME])
+    before = {path: path.read_bytes() for path in (tmp_path / "pool").iterdir()}
+    said = run([*command, "--dry-run"], capsys)
+    assert "  teachers      1\n  epochs        2\n" in said and "  files         2, at most " in said
+    assert {path: path.read_bytes() for path in (tmp_path / "pool").iterdir()} == before
+    pretrain.main(command)
+    assert "  teachers      0\n  epochs        0\n" in run([*command, "--dry-run"], capsys)
+
+
+def test_a_training_that_was_stopped_has_less_before_it(command, capsys, monkeypatch):
+    train_epoch, epochs = pretrain.train_epoch, []
+
+    def stop(*arguments):
+        epochs.append(1)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        train_epoch(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretrain, "train_epoch", stop)
+        pretrain.main(command)
+    assert "  teachers      1\n  epochs        1\n" in run([*command, "--dry-run"], capsys)
+
+
+def test_a_dry_run_counts_the_files_and_no_fewer_bytes_than_a_run_writes(command, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(pretrain, "print_dry_run", lambda stage, work, folder, output: told.append((folder, output)))
+    pretrain.main([*command, "--dry-run"])
+    pretrain.main(command)
+    ((folder, output),) = told
+    made = [path for path in (tmp_path / "pool").iterdir() if path.name.startswith(NAME)]
+    assert folder == tmp_path / "pool" and output.files == len(made)
+    assert sum(path.stat().st_size for path in made) <= output.size < output.disk
+
+
+@pytest.mark.parametrize("extra", [(), ("--dry-run",)])
+def test_a_disk_that_is_too_small_is_refused_at_the_start(command, tmp_path, refusal, small_disk, extra):
+    small_disk(50_000)
+    line = refusal(pretrain.main, [*command, *extra])
+    assert line.startswith(f"error: no space for {tmp_path}/pool: it needs up to ")
+    assert "its disk has 50,000 free" in line
+    assert not (tmp_path / "pool").exists()
+
+
+def test_nothing_to_train_needs_no_space(command, small_disk):
+    pretrain.main(command)
+    small_disk(0)
+    pretrain.main(command)
+
+
+def test_the_teachers_of_imagenet1k_are_not_trained(tmp_path, capsys):
+    places = ["--train-dir", "nowhere", "--val-dir", "nowhere", "--model-pool-dir", str(tmp_path)]
+    pretrain.main(["--dataset-name", "imagenet1k", *places])
+    assert (
+        "imagenet1k: torchvision's IMAGENET1K_V1 weights are used online; nothing to train" in capsys.readouterr().out
+    )
+    assert not list(tmp_path.iterdir())

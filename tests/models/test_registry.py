@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from models.registry import build_network, check_network, network_names, register
-from utils.datasets import get_dataset
-from utils.errors import UserError
+from utils.data.table import get_dataset
+from utils.run.errors import UserError
 
 CIFAR, NETTE = get_dataset("cifar10"), get_dataset("imagenet-nette")
 AT_ALL_SIZES = (

@@ -15,7 +15,7 @@ from torch import nn
 from models.convnet import ConvNet
 from models.registry import build_network, network_names
 from models.shufflenetv2 import shuffle
-from utils.datasets import get_dataset
+from utils.data.table import get_dataset
 
 ROOT = Path(__file__).parents[2]
 LAYOUTS = sorted((ROOT / "tests" / "golden" / "checkpoints").glob("*.json"))

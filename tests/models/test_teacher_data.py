@@ -6,11 +6,20 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from models.teacher_data import PADDING, DecodedImages, ResidentImages, crop_and_flip, split_batches
-from utils.datasets import get_dataset
-from utils.distributed import Team
-from utils.errors import UserError
-from utils.randomness import generator_for
+from models.teacher_data import (
+    PADDING,
+    DecodedImages,
+    ResidentImages,
+    crop_and_flip,
+    split_batches,
+    training_images_of,
+    weight_of,
+    worthwhile_team,
+)
+from utils.data.table import get_dataset
+from utils.run.errors import UserError
+from utils.run.randomness import generator_for
+from utils.run.team import Team
 
 FASHION, WOOF = get_dataset("fashion_mnist"), get_dataset("imagewoof")
 CPU = torch.device("cpu")
@@ -77,6 +86,20 @@ def test_no_process_gets_a_single_image():
     assert [len(batch) for batch in batches] == [10, 15]  # 5 images left over would be 2, 2 and 1
 
 
+@pytest.mark.parametrize(
+    ("processes", "batch_size", "images", "count"),
+    [(4, 512, 6000, 4), (4, 64, 6000, 4), (4, 63, 6000, 3), (4, 32, 6000, 2), (4, 512, 40, 2), (4, 8, 6000, 1)],
+)
+def test_processes_have_16_images_of_a_batch_each_or_nothing_to_do(processes, batch_size, images, count):
+    assert worthwhile_team(Team(3, processes, 1), batch_size, images) == Team(3, count, 1)
+
+
+def test_a_part_counts_by_its_share_of_the_batch():
+    batch = torch.arange(10)
+    assert [weight_of(batch[rank::3], batch, Team(rank, 3, rank)) for rank in range(3)] == [1.2, 0.9, 0.9]
+    assert weight_of(batch, batch, Team(0, 1, 0)) == 1
+
+
 def test_seed_and_epoch_decide():
     _, data = resident()
 
@@ -118,3 +141,19 @@ def test_a_damaged_image_is_named_from_a_worker_too(files):
     data = DecodedImages(files, torch.arange(5), WOOF, CPU, workers=1)
     with pytest.raises(UserError, match=r"3\.png does not decode"):
         list(data.batches(0, 0, 2))
+
+
+def test_large_images_are_decoded_anew_and_small_ones_kept(files, tmp_path):
+    labels = torch.tensor([4, 0])
+    kept = training_images_of(
+        [small(tmp_path / "a.png", 5), small(tmp_path / "b.png", 9)], labels, FASHION, CPU, workers=0
+    )
+    assert isinstance(kept, ResidentImages) and len(kept) == 2
+    assert kept.padded[:, 0, 16, 16].tolist() == [5, 9] and kept.labels.tolist() == [4, 0]
+    decoded = training_images_of(files, torch.arange(5), WOOF, CPU, workers=0)
+    assert isinstance(decoded, DecodedImages) and len(decoded) == 5
+
+
+def small(path, value):
+    Image.new("RGB", (32, 32), (value,) * 3).save(path)
+    return path

@@ -9,11 +9,17 @@ import torch
 import torch.nn.functional as F
 
 from models.checkpoints import load_network
-from recover.optimise import Plan, recover_batch
-from utils.bn_matching import MatchedTeacher, bn_matching_terms, channel_statistics
-from utils.datasets import channel_tensors, get_dataset, normalise
-from utils.plain import PlainMatchedTeacher
-from utils.randomness import generator_for
+from recover.batches import valid_range_of
+from recover.optimise import Plan, Stage, recover_batch
+from recover.terms import build_terms
+from tests.plain import PlainMatchedTeacher
+from utils.bn_matching.matching import MatchedTeacher
+from utils.bn_matching.probes import BatchNormInput
+from utils.data.images import channel_tensors, normalise
+from utils.data.table import get_dataset
+from utils.recipes.settings import RecoverSettings
+from utils.residual.residuals import mix
+from utils.run.randomness import generator_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FASHION = get_dataset("fashion_mnist")
@@ -29,21 +35,29 @@ def metadata_of(name):
         return json.loads(stream.read(length))["__metadata__"]
 
 
+def plan_of(sizes, budgets, settings, lr=0.1, jitter=0):
+    stages = [Stage(size, budget) for size, budget in zip(sizes, budgets, strict=True)]
+    return Plan(stages, lr, build_terms(settings), jitter, crop_and_flip=False)
+
+
 def test_the_work_of_a_plan():
-    plan = Plan(sizes=(24, 32), budgets=(3, 5), alpha=0.5, lr=0.1, r_bn=0.0, jitter=0, crop_and_flip=False)
+    plan = plan_of((24, 32), (3, 5), RecoverSettings())
     assert plan.iterations == 8
     assert plan.pixels(10) == 3 * 10 * (3 * 24**2 + 5 * 32**2)
 
 
-def run(plan, teachers, patches, watch=lambda step: None, first_bn_multiplier=10.0):
-    mean, std = channel_tensors(FASHION)
+def matched_teacher(name):
+    return MatchedTeacher(golden_teacher(name), BatchNormInput, 10.0, size=32)
+
+
+def run(plan, ask, patches, settings, watch=lambda step: None):
     return recover_batch(
         start=patches,
-        patches=patches,
         labels=torch.arange(len(patches)),
-        teachers=[MatchedTeacher(teacher, first_bn_multiplier) for teacher in teachers],
         plan=plan,
-        valid_range=(-mean / std, (1 - mean) / std),
+        committee=ask,
+        residual=mix(settings, patches),
+        valid_range=valid_range_of(FASHION, torch.device("cpu")),
         generator=generator_for(0, "test"),
         watch=watch,
     )
@@ -51,10 +65,8 @@ def run(plan, teachers, patches, watch=lambda step: None, first_bn_multiplier=10
 
 def test_one_step_agrees_with_the_published_loss_and_gradient(golden, relative):
     expected = golden("recover_step")
-    teacher = golden_teacher("teacher_a")
     images = expected["input"].clone().requires_grad_(True)
-    matched = MatchedTeacher(teacher, first_multiplier=10.0)
-    logits, bn_loss = matched(images)
+    logits, bn_loss = matched_teacher("teacher_a")(images)
     ce_loss = F.cross_entropy(logits, torch.arange(10))
     (ce_loss + 0.01 * bn_loss).backward()
     assert relative(logits, expected["logits"]) < 1e-4
@@ -65,38 +77,58 @@ def test_one_step_agrees_with_the_published_loss_and_gradient(golden, relative):
 
 def test_each_layer_agrees_with_the_published_statistics(golden, relative):
     expected = golden("recover_step")
-    teacher = golden_teacher("teacher_a")
-    seen = []
-    for module in teacher.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.register_forward_pre_hook(lambda layer, inputs: seen.append(channel_statistics(inputs[0])))
-    teacher(expected["input"])
-    running = PlainMatchedTeacher(teacher, 1.0).running
-    assert relative(bn_matching_terms(seen, running), expected["bn_loss_per_layer"]) < 1e-4
+    plain = PlainMatchedTeacher(golden_teacher("teacher_a"), 1.0)
+    plain(expected["input"])
+    assert relative(torch.stack(plain.terms), expected["bn_loss_per_layer"]) < 1e-4
 
 
 @pytest.mark.parametrize(("name", "steps", "tolerance"), [("recover_single", 3, 0.05), ("recover_multi", 6, 0.005)])
 def test_a_whole_run_agrees_with_the_published_one(golden, relative, name, steps, tolerance):
     expected, settings = golden(name), metadata_of(name)
-    plan = Plan(
-        sizes=tuple(map(int, settings["sizes"].split())),
-        budgets=tuple(map(int, settings["budgets"].split())),
-        alpha=float(settings["alpha"]),
-        lr=float(settings["lr"]),
-        r_bn=float(settings["r_bn"]),
-        jitter=int(settings["jitter"]),
-        crop_and_flip=False,
-    )
-    teachers = [golden_teacher(teacher) for teacher in settings["teachers"].split()]
+    sizes, budgets = (list(map(int, settings[name].split())) for name in ("sizes", "budgets"))
+    ours = RecoverSettings(alpha=float(settings["alpha"]), r_bn=float(settings["r_bn"]))
+    plan = plan_of(sizes, budgets, ours, float(settings["lr"]), int(settings["jitter"]))
+    teachers = [matched_teacher(teacher) for teacher in settings["teachers"].split()]
     ce_losses, bn_losses = [], []
 
     def watch(step):
-        ce_losses.append(step.ce_loss)
-        bn_losses.append(step.bn_loss)
+        ce_losses.append(step.losses["cross_entropy"])
+        bn_losses.append(step.losses["r_bn"])
 
-    images = run(plan, teachers, normalise(expected["patches"], FASHION), watch)
+    def in_turn(iteration):
+        return [(teachers[iteration % len(teachers)], 1.0)]
+
+    images = run(plan, in_turn, normalise(expected["patches"], FASHION), ours, watch)
     mean, std = channel_tensors(FASHION)
     assert len(ce_losses) == plan.iterations
     assert relative(torch.stack(ce_losses[:steps]), expected["ce_loss"][:steps]) < 1e-3
     assert relative(torch.stack(bn_losses[:steps]), expected["bn_loss"][:steps]) < 1e-3
     assert (images * std + mean - expected["images"]).abs().mean() < tolerance
+
+
+def test_no_stage_leaves_the_start(golden):
+    patches = normalise(golden("recover_single")["patches"], FASHION)
+    plan = plan_of((), (), RecoverSettings())
+    assert torch.equal(run(plan, None, patches, RecoverSettings()), patches)
+
+
+def test_a_committee_of_equal_weights_on_one_teacher_is_that_teacher(golden):
+    patches, settings = normalise(golden("recover_single")["patches"], FASHION), RecoverSettings(r_bn=0.01)
+    teacher, plan = matched_teacher("teacher_a"), plan_of((32,), (4,), settings)
+    alone = run(plan, lambda iteration: [(teacher, 1.0)], patches, settings)
+    together = run(plan, lambda iteration: [(teacher, 0.25), (teacher, 0.75)], patches, settings)
+    assert (alone - together).abs().mean() < 1e-3
+
+
+def test_teachers_asked_together_weigh_in_all_terms(golden, relative):
+    """One iteration of a pair against cross-entropy and R_bn of each, by the plain hooks."""
+    patches, settings = normalise(golden("recover_single")["patches"], FASHION), RecoverSettings(r_bn=0.01)
+    pair = [(matched_teacher("teacher_a"), 0.7), (matched_teacher("teacher_b"), 0.3)]
+    seen = []
+    run(
+        plan_of((32,), (1,), settings), lambda iteration: pair, patches, settings, lambda step: seen.append(step.losses)
+    )
+    plain = [PlainMatchedTeacher(golden_teacher(name), 10.0)(patches) for name in ("teacher_a", "teacher_b")]
+    cross_entropy = sum(w * F.cross_entropy(a[0], torch.arange(10)) for w, a in zip((0.7, 0.3), plain, strict=True))
+    assert relative(seen[0]["cross_entropy"], cross_entropy) < 1e-4
+    assert relative(seen[0]["r_bn"], 0.7 * plain[0][1] + 0.3 * plain[1][1]) < 1e-4

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from models.checkpoints import load_network, save_state
-from recover import flags, recover
-from recover.class_batches import class_batches
-from utils.datasets import get_dataset
-from utils.distilled import distilled_path
+from recover import recover
+from utils import recipes
+from utils.data.distilled import distilled_path
+from utils.data.table import get_dataset
 
 FASHION = get_dataset("fashion_mnist")
 
@@ -133,7 +133,7 @@ def test_other_patches_under_the_same_settings_are_refused(world, refusal):
         (["--dataset-name", "cifar1000"], "unknown dataset 'cifar1000'"),
         (["--input-size-lis", "32"], "--input-size-lis has 1 stages, --optimization-budgets 2"),
         (["--input-size-lis", "32", "24"], "ends at 24"),
-        (["--optimization-budgets", "3", "0"], "numbers from 1 up"),
+        (["--optimization-budgets", "3", "0"], "--optimization-budgets 0: it must be from 1 to 1,000,000"),
         (["--alpha", "1.5"], "--alpha 1.5"),
         (["--alpha", "nan"], "--alpha nan"),
         (["--ipc-start", "2", "--ipc-end", "2"], "an empty range"),
@@ -214,11 +214,5 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(world, refusal,
 
 @pytest.mark.parametrize("flag", ["--store-best-images", "--iteration 5", "--initialisation-dir x", "--gpu 0"])
 def test_old_flags_without_effect_say_so(world, capsys, flag):
-    flags.parse(world.recover(*flag.split()))
+    recipes.parse("recover", world.recover(*flag.split()))
     assert f"note: {flag.split()[0]} has no effect here" in capsys.readouterr().out
-
-
-def test_class_batches_count_from_class_zero():
-    assert class_batches(10, 4, 0, 10) == [range(0, 4), range(4, 8), range(8, 10)]
-    assert class_batches(10, 4, 5, 6) == [range(4, 8)]
-    assert class_batches(10, 4, 3, 5) == [range(0, 4), range(4, 8)]

@@ -9,10 +9,15 @@ from PIL import Image
 
 from recover import recover
 from relabel import relabel
-from utils import fkd, recipes
-from utils.datasets import get_dataset
-from utils.files import write_safetensors
-from validate import flags, student, validate
+from utils import recipes
+from utils.data.table import get_dataset
+from utils.fkd import store as fkd
+from utils.fkd.losses import kl
+from utils.run.files import only_one
+from utils.run.team import ALONE, Team
+from utils.seams import LOSSES
+from validate import training, validate
+from validate.training import CHECKPOINT
 
 FASHION = get_dataset("fashion_mnist")
 
@@ -58,7 +63,7 @@ def test_a_result_says_all_about_itself(labelled, capsys):
     assert [json.loads(line) for line in lines] == result["metrics"]
     with Image.open(folder / "curve.png") as curve:
         assert curve.width > 100
-    assert not list(folder.rglob("checkpoint.pt"))
+    assert not list(folder.rglob("checkpoint*"))
     assert "best top-1" in capsys.readouterr().out
 
 
@@ -82,11 +87,10 @@ def test_several_seeds_give_mean_and_spread(labelled, capsys):
         ("--model A B", {"A": "run_A", "B": "run_B"}),
         ("--model A timm:b --exp-name x_{model}_y", {"A": "x_A_y", "timm:b": "x_timm_b_y"}),
         ("--exp-name {model}_ipc{ipc}_bs{batch_size} --ipc 2", {"ConvNetBN_W32": "ConvNetBN_W32_ipc2_bs8"}),
-        ("--exp-name {other}", {"ConvNetBN_W32": "{other}"}),
     ],
 )
 def test_students_and_their_folders(world, words, runs):
-    settings = flags.parse_cells(world.validate(*words.split()))
+    settings = validate.parse_cells(world.validate(*words.split()))
     assert {each.model: each.exp_name for each in settings} == runs
 
 
@@ -95,12 +99,21 @@ CELLS = "--dataset-name imagenet1k --recipe fadrm+ --model ResNet18 ResNet101 --
 
 def test_each_ipc_and_student_has_its_own_rates_and_folders():
     places = "--original-data-path i{ipc} --fkd-path l_bs{batch_size}_ipc{ipc}"
-    cells = flags.parse_cells([*CELLS.split(), *places.split(), "--ipc", "50", "10"])
+    cells = validate.parse_cells([*CELLS.split(), *places.split(), "--ipc", "50", "10"])
     assert [(cell.ipc, cell.model) for cell in cells] == [(i, m) for i in (50, 10) for m in ("ResNet18", "ResNet101")]
     for cell in cells:
-        assert (cell.adamw_lr, cell.eta) == recipes.student_rate("imagenet1k", cell.model, cell.ipc)[:2]
+        assert (cell.adamw_lr, cell.eta) == recipes.student_rate(
+            get_dataset("imagenet1k"), "fadrm+", cell.model, cell.ipc
+        )[:2]
         assert (str(cell.original_data_path), str(cell.fkd_path)) == (f"i{cell.ipc}", f"l_bs16_ipc{cell.ipc}")
         assert cell.exp_name == f"e_ipc{cell.ipc}_{cell.model}"
+
+
+@pytest.mark.parametrize("words", ["--ipc 1 10 --exp-name x_ipc10", "--model A AB --exp-name x_AB --ipc 1"])
+def test_a_name_that_is_part_of_another_is_told_apart(words):
+    places = "--original-data-path i{ipc} --fkd-path l{ipc}"
+    cells = validate.parse_cells([*CELLS.split(), *places.split(), *words.split()])
+    assert len({(cell.exp_name) for cell in cells}) == len({(cell.ipc, cell.model) for cell in cells})
 
 
 @pytest.mark.parametrize(
@@ -113,11 +126,18 @@ def test_each_ipc_and_student_has_its_own_rates_and_folders():
     ],
 )
 def test_several_ipcs_that_cannot_be(refusal, words, message):
-    assert message in refusal(flags.parse_cells, [*CELLS.split(), *words.split()])
+    assert message in refusal(validate.parse_cells, [*CELLS.split(), *words.split()])
 
 
-def test_an_ipc_to_fill_in_that_is_not_given(world, refusal):
-    assert "--fkd-path l{ipc}: --ipc tells" in refusal(flags.parse_cells, world.validate("--fkd-path", "l{ipc}"))
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--fkd-path", "l{ipc}"], "--fkd-path l{ipc}: this run has no ipc to put there; give --ipc"),
+        (["--exp-name", "{other}"], "--exp-name {other}: {other} stands for nothing; there are "),
+    ],
+)
+def test_what_cannot_be_filled_in_is_named(world, refusal, words, message):
+    assert message in refusal(validate.parse_cells, world.validate(*words))
 
 
 def test_several_ipcs_and_students_give_the_results_of_one_run_each(world, capsys):
@@ -151,26 +171,17 @@ def test_the_same_seed_gives_the_same_result(labelled):
 def test_a_stopped_run_ends_as_one_that_was_not(labelled, monkeypatch, network):
     extra = ("--model", network, "--method", "m", "--epochs", "2" if network == "MobileNetV2" else "3")
     validate.main(labelled.validate(*extra, name="whole"))
-    epochs = []
-
-    def stop(*arguments):
-        epochs.append(len(epochs))
-        if len(epochs) == 2:
-            raise KeyboardInterrupt
-        return train_epoch(*arguments)
-
-    train_epoch = student.train_epoch
-    monkeypatch.setattr(student, "train_epoch", stop)
+    begun = stop_before(monkeypatch, epoch=1)
     with pytest.raises(KeyboardInterrupt):
         validate.main(labelled.validate(*extra, name="stopped"))
     validate.main(labelled.validate(*extra, name="stopped"))
-    assert len(epochs) == (3 if network == "MobileNetV2" else 4)  # epoch 0 was not trained again
+    assert begun == ([0, 1, 1] if network == "MobileNetV2" else [0, 1, 1, 2])  # epoch 0 was not trained again
     assert comparable(result_of(labelled, "stopped")) == comparable(result_of(labelled, "whole"))
 
 
 def test_a_seed_that_has_its_result_is_skipped(labelled, monkeypatch):
     validate.main(labelled.validate())
-    monkeypatch.setattr(student, "train_epoch", None)
+    monkeypatch.setattr(training, "train_epoch", None)
     validate.main(labelled.validate())
 
 
@@ -180,46 +191,92 @@ def test_other_settings_into_the_same_folder_are_refused(labelled, refusal):
     assert "settings.adamw_lr (0.001 there, 0.002 here)" in line
 
 
+def test_another_seed_of_other_settings_is_refused(labelled, refusal):
+    """All seeds of a folder are of the same settings; they make one mean."""
+    validate.main(labelled.validate())
+    line = refusal(validate.main, labelled.validate("--seed", "1", "--temperature", "10"))
+    assert "seed0 holds results made with other settings: settings.temperature (20.0 there, 10.0 here);" in line
+    validate.main(labelled.validate("--seed", "1"))
+    summary = json.loads((labelled.root / "results/fashion_mnist/run/summary.json").read_text())
+    assert summary["seeds"] == [0, 1]
+
+
+def test_other_validation_images_are_refused(labelled, refusal):
+    validate.main(labelled.validate())
+    digest = result_of(labelled)["test_images_sha256"]
+    assert len(digest) == 64
+    victim = next((labelled.val / "7_class").iterdir())
+    with Image.open(victim) as image:
+        image.rotate(180).save(victim)
+    line = refusal(validate.main, labelled.validate())
+    assert f'test_images_sha256 ("{digest}" there' in line
+
+
+def test_results_of_an_earlier_version_are_refused(labelled, refusal):
+    validate.main(labelled.validate())
+    record = labelled.root / "results/fashion_mnist/run/seed0/settings.json"
+    content = json.loads(record.read_text())
+    del content["record_version"]
+    record.write_text(json.dumps(content))
+    line = refusal(validate.main, labelled.validate())
+    assert "results made with other settings: they are of another version of this project;" in line
+
+
+def test_two_processes_do_not_train_the_same_student(labelled, refusal):
+    folder = labelled.root / "results/fashion_mnist/run/seed0"
+    with only_one(folder, "it is being trained"):
+        line = refusal(validate.main, labelled.validate())
+    assert f"the student ConvNetBN_W32 with seed 0 is being trained by another process, in {folder}" in line
+    assert not (folder / "settings.json").exists()
+    validate.main(labelled.validate())
+
+
+def test_a_checkpoint_that_a_kill_left_beside_its_result_goes(labelled):
+    validate.main(labelled.validate())
+    checkpoint = labelled.root / "results/fashion_mnist/run/seed0" / CHECKPOINT
+    checkpoint.write_bytes(b"left")
+    validate.main(labelled.validate())
+    assert not checkpoint.exists()
+
+
+def test_a_damaged_checkpoint_is_named(labelled, refusal, monkeypatch):
+    stop_before(monkeypatch, epoch=2)
+    with pytest.raises(KeyboardInterrupt):
+        validate.main(labelled.validate())
+    monkeypatch.undo()
+    checkpoint = labelled.root / "results/fashion_mnist/run/seed0" / CHECKPOINT
+    content = bytearray(checkpoint.read_bytes())
+    content[-1] ^= 1
+    checkpoint.write_bytes(content)
+    line = refusal(validate.main, labelled.validate())
+    assert f"{checkpoint} is damaged: remove it to train from the start" in line
+
+
+def stop_before(monkeypatch, epoch):
+    """Interrupt the training of the first student before an epoch. Returns the epochs that were begun."""
+    begun, train_epoch = [], training.train_epoch
+
+    def stop(learner, settings, number, *arguments):
+        begun.append(number)
+        if len(begun) == epoch + 1:
+            raise KeyboardInterrupt
+        return train_epoch(learner, settings, number, *arguments)
+
+    monkeypatch.setattr(training, "train_epoch", stop)
+    return begun
+
+
 def test_micro_batches_see_the_halves_that_relabel_made(labelled, monkeypatch):
     seen = []
 
-    class Spy(student.GroupedNetwork):
+    class Spy(training.GroupedNetwork):
         def forward(self, images, groups):
             seen.append(list(groups))
             return super().forward(images, groups)
 
-    monkeypatch.setattr(student, "GroupedNetwork", Spy)
+    monkeypatch.setattr(training, "GroupedNetwork", Spy)
     validate.main(labelled.validate("--epochs", "1"))
     assert seen == [[4, 4], [4, 4], [2, 2]]  # 20 images: batches of 8, 8 and 4
-
-
-def test_one_epoch_is_the_plain_training_loop(labelled):
-    """The plain version: whole epochs rendered at once, one forward a half, one AdamW step a batch."""
-    store = fkd.open_store(labelled.root / "fkd/labels_bs8_ipc2")
-    settings = flags.parse(labelled.validate())
-    images, _, _ = validate.read_distilled(settings.original_data_path, FASHION)
-    learner = student.prepare_student(settings, 0, FASHION, images.device)
-    plain = student.build_student("ConvNetBN_W32", FASHION, 0)
-    plain_optimiser, _ = student.build_optimiser(plain, settings)
-    bar = student.tqdm(disable=True)
-    epoch, labels = fkd.read_epoch(store.folder, 0)
-    learner.student.train()
-    losses = student.train_epoch(learner, settings, (epoch, labels), store.settings, images, FASHION, bar)
-    loss = student.mean_loss(losses, 0)
-    views = fkd.render_views(images, epoch, 0, 3, store.settings, FASHION)
-    total = 0.0
-    plain.train()
-    for batch, batch_labels in zip(views.split(8), labels.float().split(8), strict=True):
-        plain_optimiser.zero_grad()
-        for half, half_labels in zip(batch.chunk(2), batch_labels.chunk(2), strict=True):
-            teacher, own = (half_labels / 20).softmax(1), (plain(half) / 20).softmax(1)
-            divergence = (teacher * (teacher.log() - own.log())).sum() / len(batch)
-            divergence.backward()
-            total += divergence.item()
-        plain_optimiser.step()
-    assert loss == pytest.approx(total / 3, rel=1e-4)
-    for got, expected in zip(learner.student.network.state_dict().values(), plain.state_dict().values(), strict=True):
-        assert torch.allclose(got.float(), expected.float(), atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -231,13 +288,14 @@ def test_one_epoch_is_the_plain_training_loop(labelled):
         (["--min-scale", "0.5"], "min scale 0.08, this run has 0.5"),
         (["--mix-type", "mixup"], "mix cutmix, this run has mixup"),
         (["--fkd-path", "nowhere"], "nowhere"),
-        (["--val-dir", "nowhere"], "nowhere"),
+        (["--val-dir", "nowhere"], "nowhere is missing: for real images set train_dir and val_dir"),
         (["--original-data-path", "nowhere"], "nowhere"),
-        (["--ipc", "5"], "--ipc 5"),
-        (["--temperature", "0"], "--temperature 0"),
-        (["--epochs", "0"], "--epochs 0"),
-        (["--seed", "1", "1"], "each seed once"),
-        (["--model", "ResNet18", "ResNet18"], "each student once"),
+        (["--ipc", "5"], "images has 2 images a class"),
+        (["--temperature", "0"], "--temperature 0.0: it must be from 1e-12 to 1e+06"),
+        (["--epochs", "0"], "--epochs 0: it must be from 1 to 99,999"),
+        (["--seed", "1", "1"], "--seed 1 1: each seed once"),
+        (["--seed"], "--seed is missing: one student for each seed"),
+        (["--model", "ResNet18", "ResNet18"], "--model ResNet18 ResNet18: each student once"),
         (["--dist-url", "x"], "torchrun"),
     ],
 )
@@ -280,12 +338,36 @@ def test_class_folders_that_are_too_few_are_refused(labelled, refusal):
     assert "10" in line
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(labelled, refusal):
+def test_a_label_that_is_not_finite_is_named(labelled, refusal):
+    """In a store whose checksums are right."""
     folder = labelled.root / "fkd/labels_bs8_ipc2"
-    epoch, logits = fkd.read_epoch(folder, 1)
+    epoch, logits = fkd.read_epoch(fkd.open_store(folder), 1)
     logits[9] = torch.inf
-    write_safetensors(fkd.epoch_path(folder, 1), {**epoch._asdict(), "logits": logits})
-    assert "epoch 1, batch 1: the loss is not finite" in refusal(validate.main, labelled.validate())
+    fkd.write_epoch(folder, 1, epoch, logits)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["format_version"], manifest["epoch_sha256"]
+    fkd.write_manifest(folder, manifest, 3)
+    assert "epoch_00001.safetensors: a soft label is not finite" in refusal(validate.main, labelled.validate())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(labelled, refusal):
+    """Of a loss that somebody added: its fifth batch is the second one of epoch 1."""
+    batches = []
+
+    @LOSSES.add("broken")
+    def broken(settings):
+        def loss(logits, target):
+            batches.append(target.epoch)
+            return kl(settings)(logits, target) * (float("nan") if len(batches) == 5 else 1)
+
+        return loss
+
+    try:
+        line = refusal(validate.main, labelled.validate("--loss", "broken"))
+    finally:
+        LOSSES.remove("broken")
+    assert "epoch 1, batch 1: the loss is not finite; lower the learning rate" in line
+    assert batches == [0, 0, 0, 1, 1, 1]
 
 
 def test_sgd_and_a_straight_rate_are_there_too(labelled):
@@ -303,15 +385,172 @@ def test_a_rate_that_is_not_published_is_said_to_be_a_default(labelled, capsys):
     assert result_of(labelled)["settings"]["adamw_lr"] == 0.0005
 
 
-@pytest.mark.parametrize(
-    ("simple", "epochs"), [(False, [9, 19, 29, 39, 49]), (True, [49])], ids=["every tenth", "late ones"]
-)
-def test_which_epochs_are_tested(world, simple, epochs):
-    settings = flags.parse(world.validate("--epochs", "50", "--test-every", "10", *(["--simple"] if simple else [])))
-    assert [epoch for epoch in range(50) if student.is_tested(epoch, settings)] == epochs
-
-
 @pytest.mark.parametrize("flag", ["--fkd-seed 1", "--mode x", "--keep-topk 5", "--start-epoch 0", "--gpu 0"])
 def test_old_flags_without_effect_say_so(world, capsys, flag):
-    flags.parse(world.validate(*flag.split()))
+    validate.parse_cells(world.validate(*flag.split()))
     assert f"note: {flag.split()[0]} has no effect here" in capsys.readouterr().out
+
+
+# The dry run
+
+
+@pytest.fixture
+def dry(labelled, monkeypatch):
+    """Dry runs of validate: what each would print."""
+    found = []
+    monkeypatch.setattr(validate, "print_dry_run", lambda *told: found.append(told))
+
+    def run(*extra, team=ALONE):
+        validate.validate(validate.parse_cells(labelled.validate("--dry-run", *extra)), team)
+        return found.pop()
+
+    return run
+
+
+def test_a_dry_run_writes_nothing(labelled, contents, capsys):
+    before = contents(labelled.root)
+    validate.main(labelled.validate("--dry-run"))
+    assert contents(labelled.root) == before
+    assert not (labelled.root / "results").exists()
+    output = capsys.readouterr().out
+    assert "validate, dry run: nothing is written" in output
+    assert "  students      1\n" in output
+    assert "  views         60\n" in output
+
+
+@pytest.fixture
+def absent(labelled, monkeypatch):
+    """The folder of the embedded dataset's validation images in config.sh, which is not there."""
+    monkeypatch.setenv("val_dir", f"{labelled.root}/real")
+    return labelled.root / "real/fashion_mnist"
+
+
+def test_the_embedded_validation_images_are_laid_out_on_first_use(labelled, absent):
+    validate.main(labelled.validate("--epochs", "1", "--val-dir", str(absent)))
+    assert len(list(absent.glob("*/*.png"))) == 1000
+
+
+def test_a_dry_run_lays_out_no_validation_images(labelled, absent, refusal):
+    line = refusal(validate.main, labelled.validate("--dry-run", "--val-dir", str(absent)))
+    assert f"{absent} is missing" in line and "python -m utils.data.prepare fashion_mnist" in line
+    assert not absent.exists()
+
+
+@pytest.mark.parametrize("epochs", ["1", "3"])
+def test_files_and_bytes_are_those_of_the_run(labelled, dry, epochs):
+    words = ("--seed", "0", "1", "--epochs", epochs)
+    stage, work, folder, output = dry(*words)
+    assert stage == "validate"
+    assert work == {"students": 2, "views": 2 * 20 * int(epochs)}
+    validate.main(labelled.validate(*words))
+    assert folder == labelled.root / "results/fashion_mnist"
+    files = [path for path in folder.rglob("seed*/*") if path.is_file() and not path.name.startswith(".")]
+    assert output.files == len(files) == 6
+    assert sum(path.stat().st_size for path in files) <= output.size
+    assert sum(path.stat().st_size for path in folder.rglob("*")) <= output.disk
+
+
+def test_what_is_there_is_not_counted(labelled, dry):
+    validate.main(labelled.validate())
+    _, work, _, output = dry()
+    assert (work, output.files) == ({"students": 0, "views": 0}, 0)
+    _, work, _, output = dry("--seed", "0", "1")
+    assert (work, output.files) == ({"students": 1, "views": 60}, 3)
+
+
+def test_epochs_of_a_checkpoint_are_not_counted(labelled, dry, monkeypatch):
+    validate.main(labelled.validate())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_before(patch, epoch=2)
+        validate.main(labelled.validate("--seed", "0", "1"))
+    _, work, _, _ = dry("--seed", "0", "1", "2")  # one has its result, one two of three epochs, one nothing
+    assert work == {"students": 2, "views": 80}
+
+
+def test_several_networks_are_counted_together(labelled, dry):
+    networks = ("--model", "ConvNetBN_W32", "ShuffleNetV2", "--seed", "0", "1")
+    _, work, folder, output = dry(*networks)
+    assert (work, output.files) == ({"students": 4, "views": 240}, 12)
+    assert folder == labelled.root / "results/fashion_mnist"
+
+
+class Member(Team):
+    """One of several processes that are not there."""
+
+    def total(self, number):
+        return number
+
+
+def test_a_dry_run_of_several_processes_tells_of_all_students(dry):
+    _, work, _, output = dry("--seed", "0", "1", "2", team=Member(0, 2, 0))
+    assert (work, output.files) == ({"students": 3, "views": 180}, 9)
+
+
+@pytest.mark.parametrize("extra", [(), ("--dry-run",)])
+def test_a_disk_that_is_too_small_is_refused_at_the_start(labelled, refusal, small_disk, extra):
+    small_disk(50_000)
+    line = refusal(validate.main, labelled.validate(*extra))
+    assert f"no space for {labelled.root}/results/fashion_mnist/run: it needs up to 2," in line
+    assert "its disk has 50,000 free" in line
+    assert not (labelled.root / "results").exists()
+
+
+def test_the_checkpoint_of_a_large_student_has_to_fit_too(labelled, refusal, small_disk):
+    """That of a ResNet18: 45 MB, and twice as much for AdamW."""
+    small_disk(100_000_000)
+    line = refusal(validate.main, labelled.validate("--model", "ResNet18", "--dry-run"))
+    assert "its disk has 100,000,000 free" in line
+
+
+def test_a_flag_that_writes_nothing_shapes_no_result(labelled):
+    validate.main(labelled.validate())
+    validate.main(labelled.validate("--dry-run"))
+    validate.main(labelled.validate())
+
+
+# The parts of it
+
+
+def test_the_folder_of_results(world):
+    (settings,) = validate.parse_cells(world.validate())
+    assert validate.results_folder(settings) == world.root / "results/fashion_mnist/run"
+
+
+def test_rates_are_those_given_or_the_published_ones(world, capsys):
+    words = world.validate()
+    cut = words.index("--adamw-lr")
+    words = words[:cut] + words[cut + 4 :]
+
+    def rates(*extra):
+        (settings,) = validate.parse_cells([*words, "--ipc", "10", *extra])
+        found = validate.with_rates(settings)
+        return found.lr, found.eta
+
+    assert rates() == (0.02, 1)
+    assert rates("--eta", "2") == (0.02, 2)
+    assert rates("--adamw-lr", "0.5") == (0.5, 1)
+    assert rates("--sgd", "--sgd-lr", "0.3") == (0.3, 1)
+    assert "no rate is published" not in capsys.readouterr().out
+    assert rates("--model", "ResNet18") == (0.0005, 2)
+    assert "no rate is published for ResNet18 on fashion_mnist at IPC 10" in capsys.readouterr().out
+
+
+def test_what_labels_must_have_follows_from_the_settings(world):
+    (settings,) = validate.parse_cells(world.validate("--min-scale", "0.5"))
+    expected = {"dataset": "fashion_mnist", "images_sha256": "ab", "size": 32, "batch_size": 8, "epochs": 3}
+    expected["min_scale"] = 0.5
+    assert validate.what_labels_must_have(settings, "ab") == expected
+    (settings,) = validate.parse_cells(world.validate("--min-scale", "0.5", "--mix-type", "mixup"))
+    assert validate.what_labels_must_have(settings, "ab") == {**expected, "mix": "mixup"}
+
+
+def test_a_run_for_each_seed(labelled):
+    (settings,) = validate.parse_cells(labelled.validate("--seed", "3", "1"))
+    distilled = validate.read_distilled(settings.original_data_path, FASHION)
+    runs = list(validate.runs_of(settings, distilled, fkd.open_store(settings.fkd_path), "f" * 64))
+    assert [run.seed for run in runs] == [3, 1]
+    for run in runs:
+        assert run.place == labelled.root / f"results/fashion_mnist/run/seed{run.seed}"
+        assert (run.made_with["seed"], run.made_with["test_images_sha256"]) == (run.seed, "f" * 64)
+        assert run.classes.tolist() == [label for label in range(10) for _ in range(2)]
+        assert run.settings.ipc == run.made_with["ipc"] == 2

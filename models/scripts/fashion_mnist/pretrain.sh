@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-source "$(dirname "${BASH_SOURCE[0]}")/../../../utils/launch.sh"
+. "$(dirname "$(readlink -f "$0")")/../../../utils/run/launch.sh"
 launch pretrain fashion_mnist -- "$@"

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 ipc=10 model=ConvNetBN_W32 # to edit, or to give as arguments: 1 10 ResNet18 ResNet50 are four runs
-source "$(dirname "${BASH_SOURCE[0]}")/../../../utils/launch.sh"
+. "$(dirname "$(readlink -f "$0")")/../../../utils/run/launch.sh"
 launch validate fashion_mnist fadrm "$ipc" "$model" -- "$@"

@@ -1,0 +1,113 @@
+"""Choose real images and lay them out like distilled ones, to relabel and train on likewise.
+
+    python -m recover.choose_images --dataset-name cifar100 --ipc 10                      # random ones
+    python -m recover.choose_images --dataset-name cifar100 --ipc 10 --selector medium
+
+What a student learns from them under the same protocol is what distillation has to beat. Several processes (torchrun)
+share the classes out.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.checkpoints import Teacher, load_teacher
+from utils import recipes
+from utils.data.distilled import distilled_path, images_output, is_made_with, record_path, write_distilled
+from utils.data.embedded import ensure_embedded
+from utils.data.images import images_by_class, load_test_images
+from utils.data.table import Dataset
+from utils.patches.selectors import Candidates, crop_losses
+from utils.recipes.settings import ImageSettings
+from utils.run.device import choose_device
+from utils.run.errors import UserError, run_entry
+from utils.run.randomness import generator_for
+from utils.run.records import check_record
+from utils.run.report import report_run
+from utils.run.settings import show
+from utils.run.space import print_dry_run, require_space
+from utils.run.team import Team, teamwork
+from utils.seams import SELECTORS
+
+CHUNK = 1024  # images in memory at a time: 150 MB at 224 pixels
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with teamwork() as team:
+        choose_images(recipes.parse("choose", argv), team)
+
+
+def choose_images(settings: ImageSettings, team: Team) -> None:
+    show("choose", settings)
+    dataset = settings.dataset
+    device = choose_device(settings.device, team.local_rank)
+    if not settings.dry_run:
+        ensure_embedded(dataset, train=settings.train_dir)
+    images = images_by_class(settings.train_dir, dataset)
+    smallest = min(range(dataset.num_classes), key=lambda index: len(images[index]))
+    if len(images[smallest]) < settings.ipc:
+        raise UserError(
+            f"class {smallest} in {settings.train_dir} has {len(images[smallest])} images: "
+            f"--ipc {settings.ipc} asks for more, lower it"
+        )
+    folder, observer = settings.syn_data_path / settings.exp_name, None
+    record = {"method": settings.selector, "dataset_name": dataset.name, "ipc": settings.ipc, "seed": settings.seed}
+    record |= {"train_images": sum(map(len, images))}
+    if settings.selector != "random":
+        observer = load_teacher(settings.observer, dataset, settings.model_pool_dir, settings.source)
+        observer.module.to(device)
+        record |= {"observer": observer.name, "observer_sha256": observer.sha256}
+    check_record(record_path(folder), record, "images")
+    started = time.monotonic()
+    pending = []  # a real image, the place that it goes to, and a digest of what it is
+    for class_index, paths in team.share(list(enumerate(images))):
+        score = partial(scores, paths, observer, class_index, dataset, settings)
+        candidates = Candidates(class_index, len(paths), 1, settings.observer, score)
+        generator = generator_for(settings.seed, settings.selector, dataset.name, class_index)
+        chosen = SELECTORS[settings.selector](candidates, settings.ipc, generator)[:, 0].tolist()
+        for ipc_id, image_index in enumerate(chosen):
+            source = paths[image_index]
+            target = distilled_path(folder, dataset.num_classes, class_index, ipc_id)
+            digest = hashlib.sha256(f"real image {source.parent.name}/{source.name}".encode()).hexdigest()
+            if not is_made_with(target, digest, dataset.size):
+                pending.append((source, target, digest))
+
+    output = images_output(len(pending), dataset)
+    require_space(folder, output)
+    if settings.dry_run:
+        print_dry_run("choose", {"images": output.files}, folder, output)
+        return
+    with tqdm(total=len(pending), desc=f"{settings.selector} images", unit="image", disable=not pending) as progress:
+        for start in range(0, len(pending), CHUNK):
+            chunk = pending[start : start + CHUNK]
+            sources = [source for source, _, _ in chunk]
+            pixels = load_test_images(sources, dataset, workers=settings.workers, progress=None)
+            check_record(record_path(folder), record, "images", write=True)
+            for (_, target, digest), image in zip(chunk, pixels, strict=True):
+                write_distilled([target], image[None], digest)
+                progress.update()
+    made = team.total(len(pending))
+    if team.is_main:
+        files = {"images": str(folder)}
+        report_run("choose", folder / "report.json", device, started, made, "images", files, team.count)
+
+
+def scores(
+    paths: Sequence[Path], observer: Teacher, class_index: int, dataset: Dataset, settings: ImageSettings
+) -> Tensor:
+    """The observer's cross-entropy for each image of a class, seen as a network is tested on it: float32, N."""
+    losses = []
+    for start in range(0, len(paths), CHUNK):
+        pixels = load_test_images(paths[start : start + CHUNK], dataset, workers=settings.workers, progress=None)
+        losses.append(crop_losses(observer.module, pixels, class_index, dataset, batch_size=250))
+    return torch.cat(losses)
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# METHOD IPC FLAGS...
+. "$(dirname "$(readlink -f "$0")")/../../../utils/run/launch.sh"
+launch recover cifar100 -- "$@"

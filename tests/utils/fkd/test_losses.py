@@ -1,0 +1,38 @@
+"""Student loss against the published values, and the weights of teachers."""
+
+import pytest
+import torch
+
+from utils import recipes
+from utils.fkd.losses import Target, distillation_loss, kl, label_weights
+from utils.seams import LOSSES
+
+
+def test_the_loss_agrees_with_the_published_one(golden, relative):
+    expected = golden("student_loss")
+    logits = expected["student_logits"].clone().requires_grad_(True)
+    parts = zip(logits.split(8), expected["soft_label_logits"].split(8), strict=True)
+    loss = sum(distillation_loss(part, labels, 20.0, 16) for part, labels in parts)
+    loss.backward()
+    assert relative(loss.detach(), expected["loss"]) < 1e-5
+    assert relative(logits.grad, expected["grad"]) < 1e-5
+
+
+def test_the_loss_named_kl_is_that_at_the_temperature_of_the_settings(world):
+    settings = recipes.parse("validate", world.validate("-T", "7"))
+    assert LOSSES["kl"] is kl
+    student, teacher = torch.randn(2, 6, 10)
+    target = Target(teacher.half(), torch.arange(6), epoch=3, batch=8)
+    assert torch.equal(kl(settings)(student, target), distillation_loss(student, teacher.half(), 7.0, 8))
+
+
+def test_the_loss_is_zero_where_the_student_says_the_same():
+    logits = torch.randn(4, 10)
+    assert distillation_loss(logits, logits + 3, 2.0, 4).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_weights_of_teachers_are_a_softmax_of_scores_over_ten():
+    assert label_weights((), 4).tolist() == [0.25] * 4
+    weights = label_weights([63.0, 65.3, 68.5, 67.6, 67.4], 5)  # CV-DD's cifar10 priors
+    assert weights.tolist() == pytest.approx([0.140, 0.177, 0.243, 0.222, 0.218], abs=5e-4)
+    assert weights.dtype == torch.float32

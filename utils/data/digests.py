@@ -1,0 +1,49 @@
+"""Digests of folders of real images: what a result depends on that lies outside of this project's own files."""
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.data.images import images_by_class
+from utils.data.table import Dataset
+from utils.run.errors import UserError
+from utils.run.files import read_json, write_json
+
+CACHE = ".digest.json"  # in the dataset's own folder: hidden, so that it is no class
+
+
+def digest_of_folder(root: Path, dataset: Dataset, keep: bool = True) -> str:
+    """sha256 of the class folders below `root`: class order, names and contents of all images.
+
+    Kept beside them, keyed by names, sizes and times, so that unchanged images are read once; where the folder cannot
+    be written, and without `keep`, they are read each time. UserErrors of `images_by_class`.
+    """
+    by_class = images_by_class(root, dataset)
+    listing = hashlib.sha256()
+    for paths in by_class:
+        for path in paths:
+            status = path.stat()
+            listing.update(
+                f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape")
+            )
+    cache, key = root / CACHE, listing.hexdigest()
+    with suppress(UserError, OSError, KeyError):
+        if (known := read_json(cache))["listing"] == key:
+            return known["sha256"]
+    digest = hashlib.sha256()
+    total = sum(map(len, by_class))
+    with tqdm(total=total, desc=f"hashing {root.name}", unit="image", delay=2, leave=False) as bar:
+        for label, paths in enumerate(by_class):
+            for path in paths:
+                name = json.dumps([label, path.parent.name, path.name])
+                digest.update(
+                    f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode(errors="surrogateescape")
+                )
+                bar.update()
+    with suppress(OSError):
+        if keep:
+            write_json(cache, {"listing": key, "sha256": digest.hexdigest()})
+    return digest.hexdigest()

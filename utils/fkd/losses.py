@@ -1,0 +1,54 @@
+"""What a student minimises, and how teachers' logits are joined.
+
+A loss is a function of the student's logits (n x C) and a `Target`; its builder takes the settings.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utils.recipes.settings import ValidateSettings
+from utils.seams import LOSSES
+
+LABEL_TEMPERATURE = 10.0  # percent points, of the scores that weigh teachers
+
+
+class Target(NamedTuple):
+    """What a student should say of n views: soft labels (n x C logits), the images' classes (n), of which epoch (from
+    0), and the size of the batch that these views are of."""
+
+    soft: Tensor
+    hard: Tensor
+    epoch: int
+    batch: int
+
+
+StudentLoss = Callable[[Tensor, Target], Tensor]
+
+
+@LOSSES.add("kl")
+def kl(settings: ValidateSettings) -> StudentLoss:
+    """The soft labels alone, at --temperature (FKD, Shen and Xing 2022)."""
+    return lambda logits, target: distillation_loss(logits, target.soft, settings.temperature, target.batch)
+
+
+def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, batch: int) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(student / T)) summed over the rows given, over `batch`; no factor T^2.
+
+    student_logits, teacher_logits: n x C, n <= batch: summed over the micro-batches of a batch it is the batch's
+    mean, each image weighing the same whatever its micro-batch.
+    """
+    log_student = F.log_softmax(student_logits.float() / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
+    return F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) / batch
+
+
+def label_weights(scores: Sequence[float], teachers: int) -> Tensor:
+    """Weights of the teachers' logits: equal without scores, else softmax(scores / 10) (CV-DD). Float32, one a
+    teacher."""
+    if not scores:
+        return torch.full((teachers,), 1 / teachers)
+    return torch.softmax(torch.tensor(scores) / LABEL_TEMPERATURE, dim=0)

@@ -1,0 +1,224 @@
+"""FKD soft-label storage: the label store on disk.
+ A store is a folder: `manifest.json` and one `epoch_<e:05d>.safetensors` an epoch, each whole or absent. Place i of an
+epoch's tensors is place i of its order, not image i. After FKD (Shen and Xing 2022) with one difference: an epoch is
+one file of plain tensors, which can be mapped and cannot run code. Format 2 is format 1 and `tile_order`; a store
+without tiles is one of format 1.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from utils.data.table import Dataset
+from utils.fkd.views import Epoch, ViewSettings, draw_epoch
+from utils.run.errors import UserError
+from utils.run.files import read_bytes, read_json, sha256_of, write_json, write_safetensors
+from utils.run.records import Shape, check_shape
+from utils.run.space import Output
+
+MANIFEST = "manifest.json"
+FORMATS = (1, 2)
+TYPES = {"order": "I32", "crop": "I16", "flip": "U8", "mix_partner": "I32", "mix_box": "I16", "mix_lam": "F32"}
+LOGITS_TYPES = {"float16": "F16", "float32": "F32"}
+
+
+def store_folder(prefix: Path, batch_size: int, ipc: int) -> Path:
+    """Where relabel puts a store: `<fkd-path>_bs<bs>_ipc<N>`."""
+    return prefix.with_name(f"{prefix.name}_bs{batch_size}_ipc{ipc}")
+
+
+def epoch_path(folder: Path, epoch: int) -> Path:
+    return folder / f"epoch_{epoch:05d}.safetensors"
+
+
+def epochs_output(epochs: int, settings: ViewSettings, num_classes: int, logits_type: str) -> Output:
+    """What storing so many epochs writes."""
+    values = {"float16": 2, "float32": 4}[logits_type] * num_classes + 17 + 2 * settings.tiles
+    return Output(epochs, epochs * (settings.images * values + 12 * settings.batches + 2048))
+
+
+def write_epoch(folder: Path, number: int, epoch: Epoch, logits: Tensor) -> None:
+    """Store one epoch. logits: N x C on the CPU, float16 or float32, by place."""
+    tensors = {**epoch.tensors(), "logits": logits.contiguous()}
+    write_safetensors(epoch_path(folder, number), tensors, {"sha256": digest_of(tensors)})
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of the names and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def expected_tensors(settings: ViewSettings, num_classes: int, logits_type: str) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each tensor of an epoch's file, by name, as safetensors calls them."""
+    count, batches = settings.images, settings.batches
+    shapes = {"order": [count], "crop": [count, 4], "flip": [count], "mix_partner": [count]}
+    shapes |= {"mix_box": [batches, 4], "mix_lam": [batches]}
+    expected = {name: (TYPES[name], shape) for name, shape in shapes.items()}
+    if settings.tiles > 1:
+        expected["tile_order"] = ("U8", [count, 2, settings.tiles])
+    return expected | {"logits": (LOGITS_TYPES[logits_type], [count, num_classes])}
+
+
+def is_whole(path: Path, settings: ViewSettings, num_classes: int, logits_type: str) -> bool:
+    """Whether an epoch's file is there with its full size and the tensors that an epoch has (header only is read)."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            found = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+    except (FileNotFoundError, safetensors.SafetensorError):
+        return False
+    return found == expected_tensors(settings, num_classes, logits_type)
+
+
+def is_right(path: Path, number: int, settings: ViewSettings, num_classes: int, logits_type: str) -> bool:
+    """Whether an epoch's file is whole, holds what is drawn for that epoch, and has the checksum that it tells."""
+    if not is_whole(path, settings, num_classes, logits_type):
+        return False
+    with safetensors.safe_open(path, framework="pt") as file:
+        told = (file.metadata() or {}).get("sha256")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    drawn = draw_epoch(settings, number).tensors()
+    is_drawn = all(torch.equal(tensors[name], drawn[name]) for name in drawn)
+    return is_drawn and bool(tensors["logits"].isfinite().all()) and told in (None, digest_of(tensors))
+
+
+def read_epoch(store: "LabelStore", number: int) -> tuple[Epoch, Tensor]:
+    """The draws and the logits of one epoch, on the CPU. UserError unless checksum and values are right."""
+    path = epoch_path(store.folder, number)
+    content = read_bytes(path)
+    if hashlib.sha256(content).hexdigest() != store.checksums[number]:
+        raise _damaged(path)
+    tensors = safetensors.torch.load(content)
+    logits = tensors.pop("logits")
+    epoch = Epoch(**tensors)
+    if problem := out_of_range(epoch, logits, store.settings):
+        raise UserError(f"{path}: {problem}; remove the store's folder and run relabel again")
+    return epoch, logits
+
+
+def out_of_range(epoch: Epoch, logits: Tensor, settings: ViewSettings) -> str | None:
+    """What is wrong with the values of an epoch, in words; None where each is in its range."""
+    size, count = settings.size, settings.images
+    top, left, height, width = epoch.crop.int().unbind(dim=1)
+    box_top, box_left, bottom, right = epoch.mix_box.int().unbind(dim=1)
+    place = torch.arange(count)
+    length = (count - place // settings.batch_size * settings.batch_size).clamp(max=settings.batch_size)
+    in_batch = (place // settings.batch_size) * settings.batch_size + epoch.mix_partner.long()
+    checks = {
+        "order is no permutation of the images": epoch.order.sort().values.equal(place.int()),
+        "a crop is empty or leaves the image": ((height > 0) & (width > 0)).all()
+        and (top.minimum(left) >= 0).all()
+        and ((top + height).maximum(left + width) <= size).all(),
+        "a flip is neither 0 nor 1": (epoch.flip <= 1).all(),
+        "a partner is outside of its batch": ((epoch.mix_partner >= 0) & (epoch.mix_partner < length)).all()
+        and in_batch.sort().values.equal(place),
+        "a box is reversed or leaves the image": (box_top.minimum(box_left) >= 0).all()
+        and ((bottom >= box_top) & (right >= box_left) & (bottom.maximum(right) <= size)).all(),
+        "a share is outside of 0 to 1": ((epoch.mix_lam >= 0) & (epoch.mix_lam <= 1)).all(),
+        "a soft label is not finite": logits.isfinite().all(),
+    }
+    if epoch.tile_order is not None:
+        in_place = torch.arange(settings.tiles).expand(count, 2, -1)
+        checks["tiles are no permutation"] = epoch.tile_order.sort(dim=2).values.equal(in_place.byte())
+    return next((problem for problem, is_right in checks.items() if not is_right), None)
+
+
+def manifest_record(dataset: Dataset, settings: ViewSettings, **labels: object) -> dict:
+    """What a store says of itself. labels: how the soft labels were made (teachers, batch statistics, type, images)."""
+    return {"dataset": dataset.name, "num_classes": dataset.num_classes, "views": settings.as_record(), **labels}
+
+
+def write_manifest(folder: Path, record: dict, epochs: int) -> None:
+    """Close a store: its record and the checksum of every epoch. The manifest's own sha256 is the store's identity."""
+    checksums = [sha256_of(epoch_path(folder, epoch)) for epoch in range(epochs)]
+    version = 2 if "tiles" in record["views"] else 1
+    write_json(folder / MANIFEST, {"format_version": version, **record, "epoch_sha256": checksums})
+
+
+class LabelStore(NamedTuple):
+    """An opened store: where it is, how its views are made, what its manifest says, its epochs' and its own sha256."""
+
+    folder: Path
+    settings: ViewSettings
+    manifest: dict
+    checksums: list[str]
+    sha256: str
+
+
+MANIFEST_SHAPE: Shape = {
+    "format_version": int,
+    "dataset": str,
+    "num_classes": int,
+    "views": {
+        **dict.fromkeys(("images", "size", "batch_size", "epochs", "fkd_seed", "seed"), int),
+        **dict.fromkeys(("min_scale", "max_scale", "mix_alpha"), float),
+        "mix": (None, "cutmix", "mixup"),
+    },
+    "ipc": int,
+    "batch_statistics": bool,
+    "logits_type": tuple(LOGITS_TYPES),
+    "teachers": [{"name": str, "sha256": str, "weight": float}],
+    "images_sha256": str,
+    "epoch_sha256": [str],
+}
+
+
+def open_store(folder: Path, verify: bool = False) -> LabelStore:
+    """Open a store and check that every epoch is whole: headers and sizes, or with `verify` every byte.
+
+    Raises UserError for a store that is missing, unfinished, of another format, damaged or with epochs damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} is no finished label store (it has no {MANIFEST}): run relabel to its end first")
+    manifest = read_json(path)
+    if manifest.get("format_version") not in FORMATS:
+        raise UserError(f"{path} has format {manifest.get('format_version')}, this version reads {FORMATS}")
+    check_shape(path, manifest, MANIFEST_SHAPE, "remove the folder and run relabel again")
+    try:
+        settings = ViewSettings(**manifest["views"])
+    except TypeError:
+        raise UserError(f"{path} is damaged: remove the folder and run relabel again") from None
+    checksums, num_classes, logits_type = (manifest[key] for key in ("epoch_sha256", "num_classes", "logits_type"))
+    sound = isinstance(settings.tiles, int) and settings.tiles > 0 and settings.size % settings.tiles == 0
+    if not sound or len(checksums) != settings.epochs or settings.batch_size < 1 or settings.images < 1:
+        raise UserError(
+            f"{path} is damaged (its numbers contradict each other): remove the folder and run relabel again"
+        )
+    for epoch, checksum in enumerate(checksums):
+        file = epoch_path(folder, epoch)
+        if not is_whole(file, settings, num_classes, logits_type) or (verify and sha256_of(file) != checksum):
+            raise _damaged(file)
+    return LabelStore(folder, settings, manifest, checksums, sha256_of(path))
+
+
+def check_store(store: LabelStore, expected: dict[str, object]) -> None:
+    """Raise UserError, naming the first difference, unless the store has what a run expects of it.
+
+    expected: values by name, of the manifest or its views; `epochs` is a minimum.
+    """
+    found = {**store.manifest, **store.manifest["views"]}
+    for name, wanted in expected.items():
+        if name == "epochs" and found[name] >= wanted:
+            continue
+        if found[name] != wanted:
+            raise UserError(
+                f"the labels in {store.folder} are for {name.replace('_', ' ')} {found[name]}, this run has {wanted}: "
+                f"name another --fkd-path, or relabel for this run"
+            )
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(
+        f"{path} is missing or damaged: run the same relabel command again with --verify, it makes what is not right"
+    )

@@ -1,0 +1,359 @@
+"""The settings of every stage, each in one place: its flag, default, help, range, and whether it shapes the result.
+
+Defaults are those of the published parsers; what a method sets instead is in its own file beside this one. Names of
+fields are this project's; where the published name of a flag is another, it stands behind the help. Nothing here
+imports PyTorch.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from utils.data.table import Dataset
+from utils.run.errors import UserError
+from utils.run.settings import StageSettings, folder, setting, shaping, younger
+from utils.seams import COMMITTEES, LAYOUTS, LOSSES, PROBES, RESIDUALS, SCHEDULES, SELECTORS
+
+MANY = (1, 10**6)  # images, classes, iterations, pixels: from 1 up to what nobody needs
+INDEX = (0, 10**6)
+SEED = (0, 2**63 - 1)
+SHARE = (0.0, 1.0)
+POSITIVE = (1e-12, 1e6)
+WEIGHT = (0.0, 1e9)
+PERCENT = (0.0, 100.0)
+BETA = (0.05, 5.0)  # alpha of a Beta distribution: outside of it the sampler hardly ever ends
+AREA = (1e-4, 1.0)
+WORKERS = (0, 1024)
+EPOCHS = (1, 99_999)
+
+SOURCES = ("offline", "online")
+WEIGHTINGS = ("equal", "prior")
+AMP, COMPILE = ("auto", "off", "fp16", "bf16"), ("auto", "off", "on")
+COMPILE_HELP = "torch.compile, with CUDA graphs on CUDA; auto: on CUDA, and on a CPU where it wins its time back"
+SOURCE_HELP = "offline: teachers from --model-pool-dir; online: torchvision's IMAGENET1K_V1 weights"
+OWN_TRAIN, OWN_VAL = "the dataset's own folder of training images", "the dataset's own folder of validation images"
+ONLINE = {"--online": "online", "--no-online": "offline"}
+
+# Where things lie in the folders of config.sh; {images} and {labels} are explained in utils/recipes/__init__.py.
+TRAIN, VAL, PATCHES = "{train_dir}/{dataset}", "{val_dir}/{dataset}", "{patch_dir}/{dataset}"
+POOL = "{root}/pretrained_models/{dataset}_pretrained_models"
+IMAGES, RUN = "{root}/generated_data/syn_data/{dataset}", "{images}_ipc{ipc}"
+LABELS, RESULTS = "{root}/generated_data/new_labels/{dataset}/{labels}", "{root}/generated_data/validate_output"
+
+
+@dataclass(frozen=True)
+class PretrainSettings(StageSettings):
+    """models.pretrain"""
+
+    recipe: str = setting("fadrm+", "train the teachers of this method, where none are named")
+    model: tuple[str, ...] = setting((), "the teachers to train, one after another (default: those of --recipe)")
+    train_dir: Path | None = folder(TRAIN, OWN_TRAIN, group="files")
+    val_dir: Path | None = folder(VAL, OWN_VAL)
+    model_pool_dir: Path | None = folder(POOL, "where teachers and their records go")
+    workers: int = setting(4, "processes that decode (0: this one)", within=WORKERS)
+    test_every: int = setting(0, "epochs between tests (0: only at the end)", within=(0, 99_999))
+    epochs: int = shaping(200, "passes over the training images", within=EPOCHS, group="training")
+    batch_size: int = shaping(512, "images in one step", within=(2, 10**6))
+    optimizer: str = shaping("adam", "what trains", choices=("adam", "sgd"))
+    lr: float = shaping(0.001, "learning rate of epoch 0; a cosine takes it to 0", within=POSITIVE)
+    momentum: float = shaping(0.9, "of sgd", within=SHARE)
+    weight_decay: float = shaping(1e-4, "L2 on every parameter", within=WEIGHT)
+
+
+@dataclass(frozen=True)
+class RecipeSettings(StageSettings):
+    """What the stages have that a recipe gives settings for."""
+
+    recipe: str | None = setting(None, "take the settings of this method for --dataset-name and --ipc; flags win")
+    ipc: int | None = setting(None, "images per class: selects the recipe, and is checked", within=MANY)
+
+
+@dataclass(frozen=True)
+class PatchSettings(RecipeSettings):
+    """recover.make_patches"""
+
+    train_dir: Path | None = folder(TRAIN, OWN_TRAIN, group="files")
+    patch_dir: Path | None = folder(PATCHES, "the dataset's own folder; patches go to a subfolder")
+    model_pool_dir: Path | None = folder(POOL, "the teachers' checkpoints; not needed online", required=False)
+    selector: str = shaping(
+        "medium", "which crops to take, and the subfolder", "--patch-diff --selector", choices=SELECTORS, group="choice"
+    )
+    factor: int = shaping(1, "tile factor x factor crops into one patch", within=(1, 64))
+    tile_stride: int = younger(1, "tile crops that lie so far apart in the ranking (RDED: its IPC)", within=MANY)
+    num_crops: int = shaping(5, "random square crops from each image", within=(1, 10_000))
+    max_images: int = shaping(300, "images of a class to look at", within=MANY)
+    patches_per_class: int = setting(50, "patches to make", within=MANY)
+    area_min: float = shaping(0.08, "least share of the image that a crop covers", within=AREA)
+    area_max: float = shaping(1.0, "largest share", within=AREA)
+    observer: str = shaping("ResNet18", "the teacher that scores")
+    source: str = setting("offline", SOURCE_HELP, "--pretrained-model-type", choices=SOURCES)
+    start_index: int = setting(0, "first class", within=INDEX, group="work")
+    end_index: int | None = setting(None, "class after the last (default: all classes)", within=MANY)
+    batch_size: int = setting(250, "crops in one forward pass", within=MANY)
+    workers: int = setting(4, "threads that decode and crop", within=WORKERS)
+
+    def resolved(self) -> Self:
+        end = self.dataset.num_classes if self.end_index is None else self.end_index
+        require_class_range(self.start_index, end, self.dataset)
+        if self.dataset.size % self.factor:
+            raise UserError(
+                f"--factor {self.factor} does not divide the {self.dataset.size} pixels of {self.dataset_name}"
+            )
+        if self.area_min > self.area_max:
+            raise UserError(f"--area-min {self.area_min} --area-max {self.area_max}: the first is the smaller one")
+        if self.patches_per_class % self.tile_stride:
+            raise UserError(f"--patches-per-class {self.patches_per_class}: no multiple of --tile-stride")
+        require_pool(self.source, self.model_pool_dir)
+        return replace(self, end_index=end)
+
+
+@dataclass(frozen=True)
+class ImageSettings(StageSettings):
+    """recover.choose_images"""
+
+    ipc: int | None = setting(None, "images per class", within=MANY, required=True)
+    selector: str = setting("random", "how they are chosen", choices=SELECTORS)
+    observer: str = setting("ResNet18", "the teacher that a selector asks, if it asks one")
+    source: str = setting("offline", SOURCE_HELP, "--pretrained-model-type", choices=SOURCES)
+    train_dir: Path | None = folder(TRAIN, OWN_TRAIN, group="files")
+    syn_data_path: Path | None = folder(IMAGES, "folder that holds --exp-name")
+    exp_name: str | None = folder("{selector}_ipc{ipc}", "folder of this run's images")
+    model_pool_dir: Path | None = folder(POOL, "folder of teacher checkpoints", required=False)
+    workers: int = setting(0, "processes that decode (0: this one)", within=WORKERS)
+
+
+@dataclass(frozen=True)
+class RecoverSettings(RecipeSettings):
+    """recover.recover"""
+
+    syn_data_path: Path | None = folder(IMAGES, "folder that holds --exp-name", group="files")
+    exp_name: str | None = folder(RUN, "folder of this run's images")
+    patch_dir: Path | None = folder(PATCHES, "the dataset's own patch folder", required=False)
+    selector: str = shaping("medium", "its subfolder", "--patch-diff --selector")
+    model_pool_dir: Path | None = folder(POOL, "folder of the teachers' checkpoints", required=False)
+    store_initialised_images: bool = setting(False, "also store what each image started as")
+    teachers: tuple[str, ...] = setting(
+        ("ResNet18",), "the teachers", "--teacher-model-list", required=True, group="method"
+    )
+    source: str = setting("offline", SOURCE_HELP, "--pretrained-model-type", choices=SOURCES)
+    start: str = shaping(
+        "Gaussian",
+        "what images start from",
+        "--initialisation-method",
+        choices=("Patches", "Gaussian"),
+        spellings={"Guassian": "Gaussian"},  # the published parser's
+    )
+    sizes: tuple[int, ...] | None = shaping(
+        None, "side of each stage in pixels (default: one stage)", "--input-size-lis --sizes", within=(1, 4096)
+    )
+    budgets: tuple[int, ...] | None = shaping(
+        None,
+        "iterations of each stage (default: 1000); none: images stay what they start as",
+        "--optimization-budgets --budgets",
+        within=MANY,
+    )
+    layout: str = younger("one_per_class", "which images make a batch", choices=LAYOUTS)
+    committee: str = younger("in_turn", "which teachers an iteration asks", choices=COMMITTEES)
+    weighting: str = younger(
+        "equal", "of teachers asked together; prior: by --priors, else their recorded accuracies", choices=WEIGHTINGS
+    )
+    priors: tuple[float, ...] = younger((), "a score for each teacher; means --weighting prior", within=PERCENT)
+    probe: str = younger("bn_input", "which statistics are matched", choices=PROBES)
+    terms: tuple[str, ...] = younger(
+        ("cross_entropy", "r_bn"), "terms of the loss; NAME=WEIGHT weighs one", required=True
+    )
+    residual: str = younger("mix", "what is merged between two stages", choices=RESIDUALS)
+    alpha: float = shaping(1.0, "share of the optimised image kept at each merge", within=SHARE)
+    lr: float = shaping(0.1, "learning rate of the pixels", within=POSITIVE)
+    r_bn: float = shaping(0.05, "weight of the BN-statistic loss", within=WEIGHT)
+    first_bn_multiplier: float = shaping(10.0, "weight of the first layer in it", within=WEIGHT)
+    augment: bool = shaping(False, "random resized crop and flip", "--apply-data-augmentation")
+    jitter: int | None = shaping(None, "largest roll in pixels (default: the dataset's)", within=(0, 4096))
+    amp: str = setting("auto", "number type of the networks; auto: float16 on CUDA, else float32", choices=AMP)
+    classes_a_batch: int = shaping(100, "images optimised together", "--batch-size", within=MANY, group="work")
+    ipc_start: int = setting(0, "first image index", within=INDEX)
+    ipc_end: int | None = setting(None, "index to stop before (default: --ipc more, or 50)", within=(1, 2 * 10**6))
+    start_index: int = setting(0, "first class; whole batches are made", within=INDEX)
+    end_index: int | None = setting(None, "class to stop before (default: all)", within=MANY)
+    compile: str = setting("auto", COMPILE_HELP, choices=COMPILE)
+    verifier: bool = setting(False, "print a network's accuracy on the images as they form", group="verifier")
+    verifier_arch: str = setting("ResNet18", "that network")
+    verifier_weight_path: Path | None = setting(None, "its weights (default: <model-pool-dir>/<arch>)")
+
+    def resolved(self) -> Self:
+        sizes, budgets, end = self.sizes, self.budgets, self.ipc_end
+        if sizes is None:
+            sizes = (self.dataset.size,) * (1 if budgets is None else len(budgets))
+        if budgets is None:
+            budgets = (1000,) * len(sizes)
+        if end is None:
+            end = 50 if self.ipc is None else self.ipc_start + self.ipc
+        settings = replace(
+            self,
+            sizes=sizes,
+            budgets=budgets,
+            weighting="prior" if self.priors else self.weighting,
+            jitter=self.dataset.jitter if self.jitter is None else self.jitter,
+            ipc_end=end,
+            end_index=self.dataset.num_classes if self.end_index is None else self.end_index,
+        )
+        settings._check_together()
+        return settings
+
+    def _check_together(self) -> None:
+        sizes, budgets, dataset = self.sizes, self.budgets, self.dataset
+        if len(sizes) != len(budgets):
+            raise UserError(
+                f"--input-size-lis has {len(sizes)} stages, --optimization-budgets {len(budgets)}: give as many"
+            )
+        if sizes and sizes[-1] != dataset.size:
+            raise UserError(
+                f"--input-size-lis ends at {sizes[-1]}: {dataset.name} images have {dataset.size} pixels a side"
+            )
+        if self.patch_dir is None and self.start == "Patches":
+            raise UserError("--initialisation-method Patches reads patches: name --patch-dir, or take Gaussian")
+        if self.patch_dir is None and self.residual == "mix" and self.alpha < 1 and len(sizes) > 1:
+            raise UserError(f"--alpha {self.alpha} merges patches: name --patch-dir, or take --alpha 1")
+        if self.start == "Gaussian" and not sizes:
+            raise UserError("--optimization-budgets has no stage: images would stay noise; start from Patches")
+        if self.ipc_start >= self.ipc_end:
+            raise UserError(
+                f"--ipc-start {self.ipc_start} --ipc-end {self.ipc_end}: an empty range; the end is exclusive"
+            )
+        require_class_range(self.start_index, self.end_index, dataset)
+        if self.priors and len(self.priors) != len(self.teachers):
+            raise UserError(f"--priors has {len(self.priors)} scores for {len(self.teachers)} teachers: give as many")
+        require_pool(self.source, self.model_pool_dir)
+
+
+@dataclass(frozen=True)
+class RelabelSettings(RecipeSettings):
+    """relabel.relabel"""
+
+    seed: int | None = setting(None, "views and mixes follow from it (default: --fkd-seed)", within=SEED)
+    images: str | None = setting(None, "the images' name where they are not the recipe's (random, ...)", group="files")
+    syn_data_path: Path | None = folder(f"{IMAGES}/{RUN}", "the distilled images: class folders")
+    fkd_path: Path | None = folder(LABELS, "labels go to <fkd-path>_bs<bs>_ipc<N>")
+    model_pool_dir: Path | None = folder(POOL, "folder of the teachers' checkpoints", required=False)
+    teachers: tuple[str, ...] = setting(
+        (), "their logits are averaged", "--model-choice --teacher-model-name", required=True, group="teachers"
+    )
+    weighting: str = setting(
+        "equal",
+        "prior: weights are softmax(scores / 10) of --model-weight, else of the teachers' recorded accuracies",
+        choices=WEIGHTINGS,
+    )
+    model_weight: tuple[float, ...] = setting(
+        (), "a score for each teacher; means --weighting prior", within=(-1e6, 1e6)
+    )
+    source: str = setting("offline", SOURCE_HELP, "--pretrained-model-type", switches=ONLINE, choices=SOURCES)
+    eval_mode: str = setting("F", "F: batch statistics (BSSL); T: running ones", choices=("T", "F"))
+    epochs: int = setting(300, "epochs to store", within=EPOCHS, group="views")
+    batch_size: int = setting(4, "images a batch", "--batch-size -b", within=(1, 2**15))
+    min_scale: float = setting(0.08, "smallest share of the area a crop takes", "--min-scale-crops", within=AREA)
+    max_scale: float = setting(1.0, "largest share", "--max-scale-crops", within=AREA)
+    mix: str | None = setting(
+        None, "how images of a batch are mixed (default: not)", "--mix-type", choices=("cutmix", "mixup")
+    )
+    mixup: float = setting(0.8, "alpha of MixUp's Beta distribution", within=BETA)
+    cutmix: float = setting(1.0, "alpha of CutMix's Beta distribution", within=BETA)
+    tiles: int = setting(1, "rows and columns of tiles that change places in each view (RDED)", within=(1, 64))
+    fkd_seed: int = setting(42, "the order of the images follows from it", "--fkd-seed --fkd_seed", within=SEED)
+    use_fp16: bool = setting(False, "store labels in float16 instead of float32")
+    verify: bool = setting(False, "read the epochs of a finished store too, and make again what is not right")
+    amp: str = setting("auto", "number type of the networks; auto: float32", choices=AMP)
+    compile: str = setting("auto", COMPILE_HELP, choices=COMPILE)
+
+    def resolved(self) -> Self:
+        scores, teachers = len(self.model_weight), len(self.teachers)
+        if scores and scores != teachers:
+            raise UserError(f"--model-weight has {scores} scores for {teachers} teachers: give as many")
+        if not self.fkd_path.name:
+            raise UserError(f"--fkd-path {self.fkd_path}: it ends in the name that the label folder's begins with")
+        if self.min_scale > self.max_scale:
+            raise UserError(
+                f"--min-scale-crops {self.min_scale} --max-scale-crops {self.max_scale}: the first is the smaller one"
+            )
+        if self.dataset.size % self.tiles:
+            raise UserError(
+                f"--tiles {self.tiles} does not divide the {self.dataset.size} pixels of {self.dataset_name}"
+            )
+        require_pool(self.source, self.model_pool_dir)
+        seed = self.fkd_seed if self.seed is None else self.seed
+        return replace(self, seed=seed, weighting="prior" if scores else self.weighting)
+
+
+@dataclass(frozen=True)
+class ValidateSettings(RecipeSettings):
+    """validate.validate"""
+
+    seed: tuple[int, ...] = setting((0,), "one student for each seed", within=SEED, required=True)
+    model: str | None = setting(None, "the student; several: a run for each", required=True)
+    method: str | None = setting(None, "what the results call the method (default: --recipe, else --exp-name)")
+    images: str | None = setting(None, "the images' name where they are not the recipe's (random, ...)", group="files")
+    original_data_path: Path | None = folder(f"{IMAGES}/{RUN}", "the distilled images: class folders")
+    fkd_path: Path | None = folder(LABELS + "_bs{batch_size}_ipc{ipc}", "the label store: the whole folder")
+    val_dir: Path | None = folder(VAL, OWN_VAL)
+    output_dir: Path | None = folder(RESULTS, "results: <output-dir>/<dataset>/<exp-name>/seed<n>")
+    exp_name: str | None = folder("{labels}_ipc{ipc}_{model}", "folder of this run's results")
+    workers: int = setting(4, "processes that decode the validation images, once", "--workers -j", within=WORKERS)
+    verify: bool = setting(False, "read all labels against their checksums first")
+    epochs: int = shaping(300, "epochs; the store has at least as many", within=EPOCHS, group="training")
+    batch_size: int = shaping(16, "images a batch: that of the store", within=(1, 2**15))
+    accumulation: int = shaping(
+        1, "micro-batches a batch is cut in", "--gradient-accumulation-steps", within=(1, 2**15)
+    )
+    loss: str = shaping("kl", "what the student minimises", choices=LOSSES)
+    temperature: float = shaping(3.0, "of teacher and student in the KL loss", "--temperature -T", within=POSITIVE)
+    mix: str | None = shaping(
+        None, "that of the store (default: whatever it is)", "--mix-type", choices=("cutmix", "mixup")
+    )
+    min_scale: float = shaping(0.08, "smallest crop of the store, share of the area", within=AREA)
+    schedule: str = shaping(
+        "linear",
+        "learning rate over the epochs",
+        switches={"--cos": "cosine", "--no-cos": "linear"},
+        choices=SCHEDULES,
+    )
+    optimizer: str = shaping(
+        "adamw", "what trains", switches={"--sgd": "sgd", "--no-sgd": "adamw"}, choices=("adamw", "sgd")
+    )
+    adamw_lr: float | None = shaping(
+        None, "AdamW's rate (default: by dataset, method, student and IPC)", within=POSITIVE
+    )
+    eta: float | None = shaping(
+        None, "2: the cosine ends at half the rate; 1: at 0 (default: likewise)", within=POSITIVE
+    )
+    adamw_weight_decay: float = shaping(0.01, "on weights of two dimensions or more", within=WEIGHT)
+    sgd_lr: float = shaping(0.01, "SGD's rate", within=POSITIVE)
+    momentum: float = shaping(0.5, "SGD's momentum", within=SHARE)
+    weight_decay: float = shaping(1e-4, "SGD's weight decay", within=WEIGHT)
+    test_every: int = shaping(10, "epochs between two tests; the last is tested too", within=EPOCHS)
+    simple: bool = shaping(False, "test in the last fifth of the epochs only")
+    amp: str = shaping("auto", "number type of the networks; auto: float32", choices=AMP)
+    compile: str = shaping("auto", COMPILE_HELP, choices=COMPILE)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the first epoch."""
+        return self.sgd_lr if self.optimizer == "sgd" else self.adamw_lr
+
+    def resolved(self) -> Self:
+        if len(set(self.seed)) != len(self.seed):
+            raise UserError(f"--seed {' '.join(map(str, self.seed))}: each seed once")
+        return replace(self, method=self.method or self.images or self.recipe or self.exp_name)
+
+
+def require_class_range(start: int, end: int, dataset: Dataset) -> None:
+    """UserError unless start .. end - 1 are classes of the dataset."""
+    if not 0 <= start < end <= dataset.num_classes:
+        raise UserError(
+            f"--start-index {start} --end-index {end}: an empty range, or beyond the {dataset.num_classes} classes of "
+            f"{dataset.name}; the end is exclusive"
+        )
+
+
+def require_pool(source: str, pool: Path | None) -> None:
+    """UserError where teachers are to be read from a folder and none is named."""
+    if source == "offline" and pool is None:
+        raise UserError("teachers are read from a folder: name --model-pool-dir, or take them online")

@@ -1,0 +1,248 @@
+"""What came out: one student's accuracies, all seeds of a run, and one cell of the table beside the random baseline.
+
+python -m validate.report cifar100 fadrm+ 10 ResNet18
+"""
+
+import os
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from models.registry import check_network
+from models.teachers import read_record
+from utils import recipes
+from utils.data.table import get_dataset
+from utils.fkd.store import store_folder
+from utils.recipes.settings import ValidateSettings
+from utils.recipes.teachers import WHOLE_DATA_TOP1
+from utils.run.errors import UserError, run_entry
+from utils.run.files import read_json, write_json
+from utils.run.pictures import accuracy_curves
+from utils.run.records import Shape, check_shape
+
+WIDTH = 78
+COLUMNS = (("top1", 8), ("top5", 8), ("best_top1", 11))
+RESULT: Shape = {
+    **dict.fromkeys(("dataset", "student", "method"), str),
+    **dict.fromkeys(("ipc", "seed", "best_epoch"), int),
+    **dict.fromkeys(("top1", "top5", "best_top1", "seconds", "peak_memory_gib"), float),
+    "metrics": [{"epoch": int}],
+}
+
+REPORT: Shape = {"seconds": float, "peak_memory_gib": float}
+USAGE = "usage: python -m validate.report DATASET METHOD IPC [STUDENT]"
+
+
+def accuracies(metrics: list[dict]) -> dict[str, float | int]:
+    """The last epoch's accuracy, and the best seen with its epoch."""
+    tested = [line for line in metrics if "top1" in line]
+    best = max(tested, key=lambda line: line["top1"])
+    last = tested[-1]
+    return {"top1": last["top1"], "top5": last["top5"], "best_top1": best["top1"], "best_epoch": best["epoch"]}
+
+
+def read_results(folder: Path) -> list[dict]:
+    """The results of all seeds that a folder has, by seed; UserError for one that is damaged."""
+    results = []
+    for path in folder.glob("seed*/result.json"):
+        result = read_json(path)
+        check_shape(path, result, RESULT, "remove it and run validate again")
+        if not curve_of(result):
+            raise UserError(f"{path} has no epoch that was tested: remove it and run validate again")
+        results.append(result)
+    return sorted(results, key=lambda result: result["seed"])
+
+
+def summarise(folder: Path) -> dict:
+    """Print the table of all seeds there are, with mean and spread; write it and the curves beside the results.
+
+    Returns what it wrote: the seeds, and mean and standard deviation (None for one seed) of each accuracy.
+    """
+    results = read_results(folder)
+    seeds = [result["seed"] for result in results]
+    print(f"\n{folder}\n{'seed':>8} {'top-1':>8} {'top-5':>8} {'best top-1':>11} {'at epoch':>9}")
+    for result in results:
+        print(
+            f"{result['seed']:>8} {result['top1']:>8.2f} {result['top5']:>8.2f} {result['best_top1']:>11.2f} "
+            f"{result['best_epoch']:>9}"
+        )
+    summary = {"seeds": seeds, **{name: spread(results, name) for name, _ in COLUMNS}}
+    if len(seeds) > 1:
+        print(f"{'mean':>8}" + "".join(f" {summary[n]['mean']:>{w}.2f}" for n, w in COLUMNS))
+        print(f"{'std':>8}" + "".join(f" {summary[n]['std']:>{w}.2f}" for n, w in COLUMNS))
+    write_json(folder / "summary.json", summary)
+    curves = {f"seed {result['seed']}": curve_of(result) for result in results}
+    title = f"{results[0]['student']} on {results[0]['dataset']}, {results[0]['method']}, IPC {results[0]['ipc']}"
+    print(f"  curve: {accuracy_curves(folder / 'curve.png', curves, title)}", flush=True)
+    return summary
+
+
+def curve_of(result: dict) -> list[tuple[int, float]]:
+    """Top-1 over the epochs that were tested."""
+    return [(line["epoch"] + 1, line["top1"]) for line in result["metrics"] if "top1" in line]
+
+
+def print_students(summaries: Mapping[tuple[str, int], dict]) -> None:
+    """Print the top-1 of all students (rows) at all IPCs (columns), by (student, IPC)."""
+    students, ipcs = (list(dict.fromkeys(names)) for names in zip(*summaries, strict=True))
+    print(f"\n{'top-1 %':<28}" + "".join(f"{f'IPC {ipc}':>16}" for ipc in ipcs))
+    for student in students:
+        print(f"{student:<28}" + "".join(f"{shown(summaries[student, ipc]['top1']):>16}" for ipc in ipcs), flush=True)
+
+
+def spread(results: Sequence[dict], key: str) -> dict[str, float | None]:
+    """Mean and standard deviation over the seeds; no deviation for one."""
+    values = [result[key] for result in results]
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def shown(value: Mapping[str, float | None]) -> str:
+    return f"{value['mean']:.2f}" if value["std"] is None else f"{value['mean']:.2f} ± {value['std']:.2f}"
+
+
+def mean_curve(results: Sequence[dict]) -> list[tuple[int, float]]:
+    """Top-1 over the epochs that were tested, the mean of the seeds."""
+    points = zip(*map(curve_of, results), strict=True)
+    return [(seeds[0][0], statistics.fmean(top1 for _, top1 in seeds)) for seeds in points]
+
+
+class Cell(NamedTuple):
+    """One cell of the table, and where each of its steps left its report."""
+
+    validate: ValidateSettings
+    baseline: ValidateSettings
+    teachers: Sequence[str]
+    pool: Path
+    reports: Mapping[str, Path]
+
+
+def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None) -> Cell:
+    """The cell as its recipe has it, in the folders of config.sh. UserError for an unknown name."""
+    if not ipc.isdecimal():
+        raise UserError(f"IPC {ipc!r} is no number")
+    dataset = get_dataset(dataset_name)
+
+    def stage(name: str, **others: str | None) -> Any:
+        return recipes.in_places(name, dataset, method, int(ipc), os.environ, **others)
+
+    patches, recover, relabel, baseline = (
+        stage("patches"),
+        stage("recover"),
+        stage("relabel"),
+        stage("relabel", images="random"),
+    )
+    folders = {
+        "teachers": recover.model_pool_dir,
+        "patches": patches.patch_dir / patches.selector,
+        "recover": recover.syn_data_path / recover.exp_name,
+        "relabel": store_folder(relabel.fkd_path, relabel.batch_size, int(ipc)),
+        "random images": baseline.syn_data_path,
+        "random images: relabel": store_folder(baseline.fkd_path, relabel.batch_size, int(ipc)),
+    }
+    return Cell(
+        stage("validate", student=student),
+        stage("validate", student=student, images="random"),
+        relabel.teachers,
+        recover.model_pool_dir,
+        {step: folder / "report.json" for step, folder in folders.items()},
+    )
+
+
+def report_cell(cell: Cell) -> Path:
+    """Print and write the teachers' accuracy, the student's beside the random baseline's, and what each step cost.
+
+    Returns the file that it wrote. UserError where there are no results.
+    """
+    settings = cell.validate
+    rows = {settings.recipe: settings, "random real images": cell.baseline}
+    folders = {row: its.output_dir / its.dataset_name / its.exp_name for row, its in rows.items()}
+    results = {row: found for row, folder in folders.items() if (found := read_results(folder))}
+    if not results:
+        raise UserError(f"{folders[settings.recipe]} has no results: run validate first")
+    name = f"{settings.dataset_name}_{settings.recipe}_ipc{settings.ipc}_{recipes.file_name(settings.model)}"
+    reports = settings.output_dir.parent / "reports"
+    curves = {row: mean_curve(found) for row, found in results.items()}
+    title = f"{settings.model} on {settings.dataset_name}, IPC {settings.ipc}"
+    curve = accuracy_curves(reports / f"{name}.png", curves, title)
+    records = {name: read_record(cell.pool, name) for name in cell.teachers}
+    content = {
+        "dataset": settings.dataset_name,
+        "method": settings.recipe,
+        "ipc": settings.ipc,
+        "student": settings.model,
+        "teachers": {teacher: record and record["top1"] for teacher, record in records.items()},
+        "accuracy": {row: {key: spread(found, key) for key in ("top1", "best_top1")} for row, found in results.items()},
+        "seeds": {row: [result["seed"] for result in found] for row, found in results.items()},
+        "steps": costs_of(cell, results),
+    }
+    write_json(reports / f"{name}.json", content)
+    print_cell(content)
+    print(f"accuracy over the epochs: {curve}\nthis report: {reports / f'{name}.json'}", flush=True)
+    return reports / f"{name}.json"
+
+
+def costs_of(cell: Cell, results: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, float]]:
+    """Seconds and peak memory of every step that left them."""
+    found = {}
+    for step, path in cell.reports.items():
+        if path.exists():
+            found[step] = [read_json(path)]
+            check_shape(path, found[step][0], REPORT, "remove it; the step writes it again")
+    found |= {f"{row}: validate": its for row, its in results.items()}
+    return {
+        step: {
+            "seconds": sum(report["seconds"] for report in reports),
+            "peak_memory_gib": max(report["peak_memory_gib"] for report in reports),
+        }
+        for step, reports in found.items()
+    }
+
+
+def print_cell(content: Mapping) -> None:
+    """Print what `report_cell` wrote."""
+    dataset, method, ipc, student = (content[key] for key in ("dataset", "method", "ipc", "student"))
+    print(f"\n{dataset}, {method}, {ipc} images per class, student {student}\n{'-' * WIDTH}")
+    for teacher, top1 in content["teachers"].items():
+        known = "no record" if top1 is None else f"{top1:.2f} % top-1"
+        print(f"{'teacher ' + teacher:<50}{known:>28}")
+    if dataset in WHOLE_DATA_TOP1:
+        print(f"{'ResNet18 on the whole dataset (paper)':<50}{f'{WHOLE_DATA_TOP1[dataset]:.2f} % top-1':>28}")
+    print(f"\n{'student, % top-1 (mean and spread over seeds)':<50}{'last':>14}{'best':>14}")
+    for row, values in content["accuracy"].items():
+        name = f"{row} ({len(content['seeds'][row])})"
+        print(f"{name:<50}" + "".join(f"{shown(value):>14}" for value in values.values()))
+    print(f"\n{'step':<50}{'seconds':>14}{'peak memory':>14}")
+    for step, used in content["steps"].items():
+        print(f"{step:<50}{used['seconds']:>14.1f}{used['peak_memory_gib']:>10.2f} GiB")
+    print(f"{'all steps':<50}{sum(used['seconds'] for used in content['steps'].values()):>14.1f}")
+    print("-" * WIDTH)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["--check"]:
+        check_cell(arguments[1:])
+        return
+    if len(arguments) not in (3, 4):
+        raise UserError(USAGE)
+    report_cell(cell_of(*arguments))
+
+
+def check_cell(words: Sequence[str]) -> None:
+    """UserError for what is wrong with a cell and can be told before anything is made. words: DATASET METHOD IPC, maybe
+    STUDENT, then flags of validate."""
+    count = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    if count not in (3, 4):
+        raise UserError(USAGE)
+    cell = cell_of(*words[:count])
+    recipe = recipes.recipe_of(cell.validate.dataset, cell.validate.recipe, cell.validate.ipc)
+    named = ["--dataset-name", words[0], "--recipe", words[1], "--ipc", words[2], "--model", cell.validate.model]
+    recipes.parse("validate", [*named, *words[count:]])
+    for name in (cell.validate.model, *recipe.recover.teachers, *recipe.relabel.teachers, recipe.patches.observer):
+        check_network(name, cell.validate.dataset)
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,227 @@
+"""One student: trained from scratch on stored views and soft labels, tested on real images, resumable."""
+
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from models.registry import build_network
+from models.testing import LabelledImages, accuracy
+from utils.data.distilled import on_device_if_fits
+from utils.data.table import Dataset
+from utils.fkd.groups import GroupedNetwork, group_sizes
+from utils.fkd.losses import StudentLoss, Target
+from utils.fkd.store import LabelStore, read_epoch
+from utils.fkd.views import Epoch, ViewSettings, chunks_of_batches, render_views
+from utils.recipes.settings import ValidateSettings
+from utils.run.background import one_ahead
+from utils.run.chunks import images_at_once
+from utils.run.device import memory_format
+from utils.run.errors import UserError
+from utils.run.files import write_whole
+from utils.run.precision import amp_type, autocast, compiled, gradient_scaler
+from utils.run.randomness import seed_for
+from utils.run.training_state import load_training, save_training
+from utils.seams import LOSSES, SCHEDULES
+
+CHECKPOINT = "checkpoint.safetensors"
+SAVE_EVERY = 60.0  # seconds between two checkpoints
+
+
+class Run(NamedTuple):
+    """One student with one seed at one IPC: what is trained, and shared out.
+
+    images: the distilled ones, uint8, N x 3 x S x S, and classes: theirs (N), in the host's memory; store: their
+    labels; place: where the result goes; made_with: what a result file says of how it came about.
+    """
+
+    settings: ValidateSettings
+    seed: int
+    images: Tensor
+    classes: Tensor
+    store: LabelStore
+    place: Path
+    made_with: dict[str, object]
+
+    @property
+    def is_done(self) -> bool:
+        return (self.place / "result.json").exists()
+
+    @property
+    def pixels(self) -> int:
+        """How many go through the student by its settings, a backward pass counted as two more."""
+        return 3 * self.settings.epochs * self.images[:, 0].numel()
+
+
+class Learner(NamedTuple):
+    """A student and what it is trained with.
+
+    forward: the student, compiled where that is asked for; at_once: how many views are made for it together.
+    """
+
+    student: GroupedNetwork
+    forward: nn.Module
+    loss: StudentLoss
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    dtype: torch.dtype | None
+    at_once: int
+    device: torch.device
+
+
+def build_student(name: str, dataset: Dataset, seed: int) -> nn.Module:
+    """A student whose initial weights follow from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for("student", seed))
+        return build_network(name, dataset)
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay for parameters named `...weight...` of more than one dimension; none for the rest."""
+    decayed, rest = [], []
+    for name, parameter in network.named_parameters():
+        (decayed if "weight" in name and parameter.dim() > 1 else rest).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def build_optimiser(student: nn.Module, settings: ValidateSettings) -> torch.optim.Optimizer:
+    """The optimiser, one kernel for its whole step where there is one."""
+    fused = next(student.parameters()).device.type in ("cpu", "cuda")
+    if settings.optimizer == "sgd":
+        options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": fused}
+        return torch.optim.SGD(student.parameters(), lr=settings.lr, **options)
+    return torch.optim.AdamW(parameter_groups(student, settings.adamw_weight_decay), lr=settings.lr, fused=fused)
+
+
+def prepare_student(
+    settings: ValidateSettings, seed: int, dataset: Dataset, device: torch.device, pixels: int = 0
+) -> Learner:
+    """A student at its start, on the device. pixels: how many it will see, as `compiled` wants to know."""
+    network = build_student(settings.model, dataset, seed).to(device, memory_format=memory_format(device))
+    at_once = images_at_once(network, dataset.size)
+    student = GroupedNetwork(network)
+    dtype = amp_type(settings.amp, device, auto_on_cuda="off")
+    forward = compiled(student, settings.compile, device, pixels)
+    optimiser, loss = build_optimiser(network, settings), LOSSES[settings.loss](settings)
+    return Learner(student, forward, loss, optimiser, gradient_scaler(device, dtype), dtype, at_once, device)
+
+
+def is_tested(epoch: int, settings: ValidateSettings) -> bool:
+    """Whether the student is tested after this epoch: each --test-every epochs and the last; --simple: late ones."""
+    if epoch == settings.epochs - 1:
+        return True
+    late_enough = not settings.simple or epoch >= 0.8 * settings.epochs
+    return late_enough and (epoch + 1) % settings.test_every == 0
+
+
+def train_student(
+    run: Run, test_set: LabelledImages, dataset: Dataset, device: torch.device, quiet: bool = False
+) -> list[dict]:
+    """Train one student and return its metrics, a dict an epoch; the same go to `metrics.jsonl` at the run's place.
+
+    quiet: no progress bar. Goes on from `checkpoint.safetensors` at the place if it is there: everything random of an
+    epoch follows from seed and epoch, so the result is that of one run. Raises UserError, with epoch and batch, where
+    the loss is not finite.
+    """
+    settings, seed, store, folder = run.settings, run.seed, run.store, run.place
+    images = on_device_if_fits(run.images, device)
+    learner = prepare_student(settings, seed, dataset, device, run.pixels)
+    network, optimiser, scaler = learner.student.network, learner.optimiser, learner.scaler
+    checkpoint = folder / CHECKPOINT
+    state = load_training(checkpoint, run.made_with) or {"metrics": []}
+    metrics = state["metrics"]
+    if metrics:
+        network.load_state_dict(state["student"])
+        optimiser.load_state_dict(state["optimiser"])
+        scaler.load_state_dict(state["scaler"])
+    write_metrics(folder, metrics)
+    name = f"{folder.parent.name} seed {seed}"
+    progress = tqdm(total=settings.epochs * len(images), desc=name, unit="view", unit_scale=True, disable=quiet)
+    saved = time.monotonic()
+    with progress, (folder / "metrics.jsonl").open("a") as log:
+        progress.update(len(metrics) * len(images))
+        coming = range(len(metrics), settings.epochs)
+        for epoch, stored in one_ahead(lambda number: (number, read_epoch(store, number)), coming):
+            started = time.monotonic()
+            rate = SCHEDULES[settings.schedule](settings.lr, epoch, settings.epochs, settings.eta)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(seed_for("student-noise", seed, epoch))  # dropout and the like
+            learner.student.train()
+            losses = train_epoch(
+                learner, settings, epoch, stored, store.settings, images, run.classes, dataset, progress
+            )
+            line = {"epoch": epoch, "lr": rate, "loss": mean_loss(losses, epoch)}
+            if is_tested(epoch, settings):
+                learner.student.eval()
+                line["top1"], line["top5"] = accuracy(network, test_set, dataset)
+                progress.set_postfix(top1=f"{line['top1']:.1f} %")
+            line["seconds"] = round(time.monotonic() - started, 3)
+            metrics.append(line)
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            if "top1" in line or time.monotonic() - saved > SAVE_EVERY:
+                state = {"student": network.state_dict(), "optimiser": optimiser.state_dict()}
+                state |= {"scaler": scaler.state_dict(), "metrics": metrics}
+                save_training(checkpoint, run.made_with, state)
+                saved = time.monotonic()
+    return metrics
+
+
+def train_epoch(
+    learner: Learner,
+    settings: ValidateSettings,
+    number: int,
+    stored: tuple[Epoch, Tensor],
+    views_of: ViewSettings,
+    images: Tensor,
+    classes: Tensor,
+    dataset: Dataset,
+    progress: tqdm,
+) -> Tensor:
+    """One epoch in the stored order, one optimiser step a batch; the loss of each batch, on the device.
+
+    learner: its student in training mode; number: the epoch's; stored: what the store has of it; images: the distilled
+    ones, uint8, N x 3 x S x S, on the device or in the host's memory; classes: theirs (N), in the host's memory. Each
+    batch is cut in micro-batches as relabel cut it, each normalised on its own: the student's BatchNorm sees the images
+    that the teachers' saw. All go forward and backward together, which adds their gradients up.
+    """
+    device, optimiser, scaler = learner.device, learner.optimiser, learner.scaler
+    hard_labels = classes[stored[0].order.long()].to(device)
+    epoch, soft_labels = stored[0].to(images, device), stored[1].to(device)
+    losses = []
+    for first, last in chunks_of_batches(views_of, learner.at_once):
+        views = render_views(images, epoch, first, last, views_of, dataset)
+        views = views.contiguous(memory_format=memory_format(device))
+        places = slice(first * settings.batch_size, first * settings.batch_size + len(views))
+        parts = (part.split(settings.batch_size) for part in (views, soft_labels[places], hard_labels[places]))
+        for batch, soft, hard in zip(*parts, strict=True):
+            with autocast(device, learner.dtype):
+                logits = learner.forward(batch, tuple(group_sizes(len(batch), settings.accumulation)))
+            loss = learner.loss(logits, Target(soft, hard, number, len(batch)))
+            optimiser.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimiser)
+            scaler.update()
+            losses.append(loss.detach())
+            progress.update(len(batch))
+    return torch.stack(losses)
+
+
+def mean_loss(losses: Tensor, epoch: int) -> float:
+    """The mean of an epoch's losses: its one wait for the device. UserError for one that is not finite."""
+    finite = losses.isfinite().cpu()
+    if not finite.all():
+        batch = int((~finite).nonzero()[0])
+        raise UserError(f"epoch {epoch}, batch {batch}: the loss is not finite; lower the learning rate")
+    return losses.mean().item()
+
+
+def write_metrics(folder: Path, metrics: list[dict]) -> None:
+    """Rewrite `metrics.jsonl` with these epochs."""
+    text = "".join(json.dumps(line) + "\n" for line in metrics)
+    write_whole(folder / "metrics.jsonl", lambda part: part.write_text(text))
