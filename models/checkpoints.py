@@ -7,6 +7,7 @@ download. `timm:<name>` is `timm_<name>` in file names.
 import hashlib
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,9 +22,11 @@ from models.registry import TIMM_PREFIX, build_network, check_network
 from utils.data.table import Dataset
 from utils.recipes import file_name
 from utils.run.errors import UserError
-from utils.run.files import sha256_of, write_safetensors
+from utils.run.files import read_json, reading, sha256_of, write_safetensors
 
 ENDINGS = (".safetensors", ".pth")
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+OF_THOP = ("total_ops", "total_params")
 
 
 class Teacher(NamedTuple):
@@ -46,31 +49,62 @@ def _places(pool: Path, name: str) -> list[Path]:
 def load_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, on the CPU: .safetensors is mapped, anything else read by torch's safe loader.
 
-    Raises UserError for a file that is missing, damaged, or anything but a plain state dict. A pickle that asks for
-    code to run is one of the last: it is refused before it does.
+    Prefixes that wrappers leave (`module.`, `_orig_mod.`) and counters of thop are taken off. Raises UserError for a
+    file that is missing, damaged, or anything but a plain state dict. A pickle that asks for code to run is one of the
+    last: it is refused before it does.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: train it, or put a downloaded checkpoint there")
+    refuse_other_files(path)
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # of pickle protocols: what is wrong becomes one line below
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"), reading(path, "remove it, then train or download it again"):
+            if path.suffix == ".safetensors":
+                state = safetensors.torch.load_file(path)
+            else:
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is not a plain state dict, or is damaged; nothing in it was run: save the network's state_dict() "
             f"alone, or put another file there"
         ) from error
-    except PermissionError:
-        raise
-    except Exception as error:  # the loaders raise nearly anything on damaged bytes
-        raise UserError(f"{path} is truncated or damaged: remove it, then train or download it again") from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        keys = f" (it holds {', '.join(map(str, list(state)[:4]))})" if isinstance(state, Mapping) else ""
-        raise UserError(f"{path} is not a plain state dict{keys}: save the network's state_dict() alone")
+    if not isinstance(state, Mapping):
+        raise UserError(f"{path} is not a plain state dict: save the network's state_dict() alone")
+    for key, value in state.items():
+        name = key[:60] if isinstance(key, str) else f"a key of type {type(key).__name__}"
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{path} is not a plain state dict (it holds {name!r}): save the network's state_dict() alone"
+            )
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            raise UserError(f"{path} holds {name!r} as a meta, sparse, quantised or complex tensor: save plain ones")
+    return {key: value for key, value in without_prefix(state).items() if not key.endswith(OF_THOP)}
+
+
+def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same with the prefix of a wrapper taken off that all names have."""
+    for prefix in PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            return without_prefix({key.removeprefix(prefix): value for key, value in state.items()})
     return dict(state)  # without OrderedDict's version notes: BatchNorm then fills in a missing num_batches_tracked
+
+
+def refuse_other_files(path: Path) -> None:
+    """UserError for what is saved under a checkpoint's name by mistake, and for archives that swell."""
+    with path.open("rb") as stream:
+        start = stream.read(64).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        raise UserError(f"{path} is a web page, not a checkpoint: download the file itself")
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(
+            f"{path} is a pointer of Git LFS, not a checkpoint: run `git lfs pull`, or download the file itself"
+        )
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        if any(entry.filename.endswith("constants.pkl") for entry in entries):
+            raise UserError(f"{path} is a TorchScript archive: save the network's state_dict() instead")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:  # torch.save compresses nothing
+            raise UserError(f"{path} is a compressed archive: save the network's state_dict() with torch.save")
 
 
 def load_network(name: str, dataset: Dataset, path: Path) -> nn.Module:
@@ -99,7 +133,14 @@ def load_teacher(name: str, dataset: Dataset, pool: Path, source: Literal["offli
                 f"it; `python -m models.pretrain --dataset-name {dataset.name} --model {name}` trains it, or put a "
                 f"downloaded file there"
             )
-        return Teacher(name, load_network(name, dataset, path), sha256_of(path))
+        if len(places := [place.name for place in _places(pool, name) if place.is_file()]) > 1:
+            print(f"note: {pool} has {' and '.join(places)}: taking {path.name}", flush=True)
+        teacher, record = Teacher(name, load_network(name, dataset, path), sha256_of(path)), path.with_suffix(".json")
+        if record.exists() and read_json(record).get("sha256") != teacher.sha256:
+            print(
+                f"note: {path} is not the file that {record.name} speaks of; models.pretrain tests it anew", flush=True
+            )
+        return teacher
     if dataset.name != "imagenet1k":
         raise UserError(
             f"online weights are of ImageNet-1k's classes, not of {dataset.name}'s: use "

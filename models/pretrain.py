@@ -31,9 +31,10 @@ from utils.data.embedded import ensure_embedded
 from utils.data.images import list_images, load_test_images
 from utils.data.table import Dataset
 from utils.recipes.settings import PretrainSettings
+from utils.recipes.teachers import WHOLE_DATA_TOP1
 from utils.run.device import choose_device, describe_device
 from utils.run.errors import UserError, run_entry
-from utils.run.files import only_one
+from utils.run.files import only_one, read_json
 from utils.run.randomness import seed_for
 from utils.run.report import report_run
 from utils.run.schedules import cosine
@@ -93,6 +94,7 @@ def pretrain(settings: PretrainSettings, team: Team) -> None:
         if team.is_main:
             source, top1, top5 = (record[key] for key in ("source", "top1", "top5"))
             print(f"{name} ({source}): top-1 {top1:.2f} %, top-5 {top5:.2f} %", flush=True)
+            warn_of_poor(name, top1, dataset, pool)
         team.wait()  # until its files are as they stay
     if team.is_main:
         files = {"teachers": str(pool)}
@@ -125,9 +127,23 @@ def teacher_of(
     if record is None and teachers.record_path(pool, name).exists():
         print(f"note: {checkpoint_path(pool, name)} is not the file that its record speaks of: testing it as a new one")
     network = load_network(name, dataset, checkpoint_path(pool, name)).to(device)
-    content = {**(record or {}), **tested(network, images, dataset), "test_images_sha256": test_images}
+    found = tested(network, images, dataset)
+    print(f"{name}: tested, top-1 {found['top1']:.2f} %", flush=True)  # said before a pool that is read-only is met
+    content = {**(record or {}), **found, "test_images_sha256": test_images}
     source = record["source"] if record else "downloaded"
     return teachers.write_record(pool, name, dataset.name, source, content)
+
+
+def warn_of_poor(name: str, top1: float, dataset: Dataset, pool: Path) -> None:
+    """Warn of a teacher near chance, or with less than half of the best accuracy that is recorded or published."""
+    recorded = [read_json(path).get("top1", 0.0) for path in pool.glob("*.json") if path.name != "report.json"]
+    known, chance = max([*recorded, WHOLE_DATA_TOP1.get(dataset.name, 0.0)]), 100 / dataset.num_classes
+    if top1 < max(1.5 * chance, known / 2):
+        print(
+            f"WARNING: {name} has {top1:.2f} % on {dataset.name} (chance {chance:.2f}, best known {known:.2f} %): the "
+            "order of its classes may not be that of the class folders, or it is of other images or another size",
+            flush=True,
+        )
 
 
 def tested(network: torch.nn.Module, images: RealImages, dataset: Dataset) -> dict[str, float]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -121,22 +122,33 @@ class DecodedImages:
             num_workers=workers,
             persistent_workers=workers > 0,
             multiprocessing_context="spawn" if workers > 0 else None,  # a fork of threads or CUDA can hang
-            pin_memory=device.type == "cuda",
+            collate_fn=as_it_is,  # arrays come through pipes; tensors would need shared memory, scarce in containers
         )
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def _views(self) -> Iterator[np.ndarray | str]:
+        """What the workers make of the plan. UserError where one of them dies."""
+        try:
+            yield from self.loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"one of {self.loader.num_workers} decoding processes died, most likely for memory: use fewer --workers"
+            ) from None
 
     def batches(self, seed: int, epoch: int, batch_size: int, team: Team = ALONE) -> Iterator[Part]:
         order = torch.randperm(len(self), generator=generator_for(seed, "pretrain", self.dataset.name, epoch))
         batches = split_batches(order, batch_size, team)
         parts = [team.share(batch) for batch in batches]
         self.plan[:] = [_Batch(seed, epoch, part.tolist()) for part in parts]
-        for batch, part, views in zip(batches, parts, self.loader, strict=True):
+        for batch, part, views in zip(batches, parts, self._views(), strict=True):
             if isinstance(views, str):
                 raise UserError(views)
-            pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in (views, self.labels[part]))
-            yield Part(pixels, labels, weight_of(part, batch, team))
+            pixels = torch.from_numpy(views).to(self.device)
+            yield Part(pixels, self.labels[part].to(self.device), weight_of(part, batch, team))
 
 
 def training_images_of(
@@ -147,6 +159,10 @@ def training_images_of(
         return DecodedImages(paths, labels, dataset, device, workers)
     images = load_images(paths, dataset, workers=workers, progress="training images")
     return ResidentImages(images, labels, dataset, device)
+
+
+def as_it_is(item: np.ndarray | str) -> np.ndarray | str:
+    return item
 
 
 class _Batch(NamedTuple):
@@ -162,9 +178,9 @@ class _Views:
     paths: list[Path]
     dataset: Dataset
 
-    def __getitem__(self, batch: _Batch) -> Tensor | str:
+    def __getitem__(self, batch: _Batch) -> np.ndarray | str:
         try:
-            return torch.stack([self.view(batch.seed, batch.epoch, index) for index in batch.indices])
+            return torch.stack([self.view(batch.seed, batch.epoch, index) for index in batch.indices]).numpy()
         except UserError as error:
             return str(error)
 

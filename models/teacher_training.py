@@ -16,7 +16,7 @@ from utils.data.table import Dataset
 from utils.recipes.settings import PretrainSettings
 from utils.run.errors import UserError
 from utils.run.randomness import seed_for
-from utils.run.team import PATIENCE, Team
+from utils.run.team import NCCL_PATIENCE, PATIENCE, Team
 
 LOG_EVERY = 20  # iterations: to read the loss is to wait for the device
 
@@ -27,7 +27,7 @@ def fresh_network(name: str, dataset: Dataset, seed: int, device: torch.device) 
         torch.manual_seed(seed_for(seed, "pretrain", dataset.name, name))
         network = build_network(name, dataset)
     # Convolutions on a CPU are faster with the channels last, by a fifth for ShuffleNetV2, by a third for MobileNetV2.
-    return network.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
+    return network.to(device, memory_format=torch.preserve_format if device.type == "mps" else torch.channels_last)
 
 
 def make_optimiser(network: nn.Module, settings: PretrainSettings) -> torch.optim.Optimizer:
@@ -46,8 +46,9 @@ def shared(network: nn.Module, team: Team, device: torch.device) -> nn.Module:
     """
     if team.count == 1:
         return network
-    backend, ids = ("nccl", [device.index]) if device.type == "cuda" else ("gloo", None)
-    group = dist.new_group(range(team.count), PATIENCE, backend, use_local_synchronization=True)
+    on_cuda = device.type == "cuda"
+    backend, patience, ids = ("nccl", NCCL_PATIENCE, [device.index]) if on_cuda else ("gloo", PATIENCE, None)
+    group = dist.new_group(range(team.count), patience, backend, use_local_synchronization=True)
     return DistributedDataParallel(network, ids, process_group=group, broadcast_buffers=False)
 
 

@@ -20,6 +20,8 @@ from utils.run.pictures import contact_sheet
 from utils.run.settings import identity_of
 from utils.seams import LAYOUTS
 
+ALGORITHM = 1  # of images: raise it where the same settings begin to give others
+
 
 class Batch(NamedTuple):
     """Images that are optimised together.
@@ -88,7 +90,7 @@ def what_shapes_images(settings: RecoverSettings, teachers: Sequence[Teacher], d
     }
     if "committee" in record or "layout" in record:  # whose draws depend on how many images there are
         record["ipc"] = images_per_class(settings)
-    return record
+    return record if ALGORITHM == 1 else {**record, "algorithm": ALGORITHM}
 
 
 def images_per_class(settings: RecoverSettings) -> int:

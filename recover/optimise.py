@@ -12,11 +12,12 @@ from recover.terms import Seen, Term
 from utils.residual.residuals import Residual, resize
 from utils.run.device import memory_format
 from utils.run.errors import UserError
-from utils.run.precision import autocast, gradient_scaler
+from utils.run.precision import autocast, fused, gradient_scaler
 from utils.run.schedules import cosine
 
 ADAM_BETAS, ADAM_EPS = (0.5, 0.9), 1e-8
 CHECK_EVERY = 50  # iterations between two looks at the losses
+PATIENCE = 20  # losses in a row that are not finite, which a gradient scaler survives
 
 
 class Stage(NamedTuple):
@@ -81,15 +82,20 @@ def recover_batch(
     low, high = valid_range
     device = start.device
     scaler = gradient_scaler(device, dtype)
-    bad_iteration = torch.full((), plan.iterations, device=device)  # the first with a loss that is not finite
+    # A scaler survives a loss that overflows, by leaving out its step; fatal are many in a row, without a scaler the
+    # first.
+    patience = PATIENCE if scaler.is_enabled() else 1
+    bad_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+    bad_iteration = torch.full((), plan.iterations, device=device)  # the first that is fatal
     iteration, images = 0, start
     for number, stage in enumerate(plan.stages):
         images = residual(images, number, stage.size) if number > 0 else resize(images, stage.size)
         images = images.detach().clone().requires_grad_(True)
         # On CUDA one kernel for the whole step, which knows by itself of gradients that the scaler found infinite.
-        optimiser = torch.optim.Adam([images], plan.lr, ADAM_BETAS, ADAM_EPS, fused=device.type == "cuda")
+        is_fused = device.type == "cuda" and fused(torch.optim.Adam, device)
+        optimiser = torch.optim.Adam([images], plan.lr, ADAM_BETAS, ADAM_EPS, fused=is_fused)
         draws = sample_batch_augmentations(stage.iterations, stage.size, plan.crop_and_flip, plan.jitter, generator)
-        for some in draws.to(device, non_blocking=True).split(CHECK_EVERY):
+        for some in draws.to(device).split(CHECK_EVERY):
             for rows, columns in zip(*augmentation_matrices(some, stage.size), strict=True):
                 optimiser.param_groups[0]["lr"] = cosine(plan.lr, iteration, plan.iterations)
                 view = augment_batch(images, rows, columns).contiguous(memory_format=memory_format(device))
@@ -101,13 +107,15 @@ def recover_batch(
                         value = term(seen)
                         loss = loss + weight * share * value
                         losses[name] = losses.get(name, 0) + weight * value.detach()
-                optimiser.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
                 scaler.step(optimiser)
                 scaler.update()
+                optimiser.zero_grad(set_to_none=True)
                 with torch.no_grad():
                     images.clamp_(low, high)
-                    bad_iteration = torch.where(loss.isfinite(), bad_iteration, bad_iteration.clamp(max=iteration))
+                    bad_in_a_row = torch.where(loss.isfinite(), 0, bad_in_a_row + 1)
+                    fatal = bad_in_a_row >= patience
+                    bad_iteration = torch.where(fatal, bad_iteration.clamp(max=iteration), bad_iteration)
                 watch(Step(iteration, losses, images.detach()))
                 iteration += 1
             _stop_if_not_finite(bad_iteration, plan.iterations)  # the only wait for the device

@@ -34,7 +34,7 @@ from utils.recipes.settings import RecoverSettings
 from utils.run.background import BackgroundWriter
 from utils.run.device import choose_device, memory_format
 from utils.run.errors import UserError, run_entry
-from utils.run.precision import amp_type, compiled
+from utils.run.precision import Work, amp_type, compiled, is_compiled
 from utils.run.randomness import generator_for
 from utils.run.records import check_record
 from utils.run.report import report_run
@@ -112,7 +112,8 @@ def recover(settings: RecoverSettings, team: Team) -> None:
         if made or not sheet.exists():
             batches.draw_contact_sheet(sheet, settings, folder, dataset, work)
         files = {"contact sheet": str(sheet)}
-        report_run("recover", folder / "report.json", device, started, made, "images", files, team.count)
+        note = is_compiled(teachers)
+        report_run("recover", folder / "report.json", device, started, made, "images", files, team.count, compiled=note)
 
 
 def with_priors(settings: RecoverSettings) -> RecoverSettings:
@@ -127,12 +128,13 @@ def match_teachers(
 ) -> list[nn.Module]:
     """The teachers of --teacher-model-list on the device, each answering with its logits and its statistics'
     distance."""
-    pixels = plan.pixels(min(settings.classes_a_batch, dataset.num_classes)) // len(loaded)
+    calls = -(-dataset.num_classes // settings.classes_a_batch) * settings.ipc_end * plan.iterations
+    work = Work(plan.pixels(dataset.num_classes * settings.ipc_end) // len(loaded), calls // len(loaded))
     matched = {}
     for name, teacher in loaded.items():
         network = teacher.module.to(device, memory_format=memory_format(device))
         matching = MatchedTeacher(network, PROBES[settings.probe], settings.first_bn_multiplier, dataset.size)
-        matched[name] = compiled(matching, settings.compile, device, pixels)
+        matched[name] = compiled(matching, settings.compile, device, work)
     return [matched[name] for name in settings.teachers]
 
 

@@ -41,7 +41,7 @@ from utils.run.background import BackgroundWriter, one_ahead
 from utils.run.chunks import images_at_once
 from utils.run.device import choose_device, memory_format
 from utils.run.errors import UserError, run_entry
-from utils.run.precision import amp_type, autocast, compiled
+from utils.run.precision import Work, amp_type, autocast, compiled, is_compiled
 from utils.run.records import check_record
 from utils.run.report import report_run
 from utils.run.settings import show
@@ -59,7 +59,7 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
     dataset = settings.dataset
     device = choose_device(settings.device, team.local_rank)
     dtype = amp_type(settings.amp, device, auto_on_cuda="off")
-    images, labels, ipc = read_distilled(settings.syn_data_path, dataset)
+    images, labels, ipc = read_distilled(settings.syn_data_path, dataset, team.workers)
     if settings.ipc not in (None, ipc):
         raise UserError(f"--ipc {settings.ipc}: {settings.syn_data_path} has {ipc} images a class")
     views = view_settings(settings, len(images), dataset)
@@ -95,7 +95,8 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
         return
 
     at_once = min(images_at_once(teacher.module.to(device), dataset.size) for teacher in teachers)
-    committee = mean_logits(networks_of(teachers, settings, views, device), weights, settings.eval_mode == "F")
+    networks = networks_of(teachers, settings, views, at_once, device)
+    committee = mean_logits(networks, weights, settings.eval_mode == "F")
     images = on_device_if_fits(images, device)
     started = time.monotonic()
     quiet = not team.is_main or not missing
@@ -113,7 +114,8 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
         if made or not is_closed:
             write_manifest(folder, record, views.epochs)
         files = {"label store": str(folder)}
-        report_run("relabel", folder / "report.json", device, started, made, "epochs", files, team.count)
+        note = is_compiled(networks)
+        report_run("relabel", folder / "report.json", device, started, made, "epochs", files, team.count, compiled=note)
 
 
 def view_settings(settings: RelabelSettings, images: int, dataset: Dataset) -> ViewSettings:
@@ -141,7 +143,7 @@ def scores_of(settings: RelabelSettings) -> Sequence[float]:
 
 
 def networks_of(
-    teachers: Sequence[Teacher], settings: RelabelSettings, views: ViewSettings, device: torch.device
+    teachers: Sequence[Teacher], settings: RelabelSettings, views: ViewSettings, at_once: int, device: torch.device
 ) -> list[nn.Module]:
     """The teachers as they label: on the device, normalising by groups unless --eval-mode is T, compiled if asked
     for."""
@@ -149,7 +151,8 @@ def networks_of(
     if settings.eval_mode == "F":
         networks = [GroupedNetwork(network) for network in networks]
     pixels = views.epochs * views.images * views.size**2
-    return [compiled(network, settings.compile, device, pixels) for network in networks]
+    work = Work(pixels, views.epochs * -(-views.images // at_once))
+    return [compiled(network, settings.compile, device, work) for network in networks]
 
 
 if __name__ == "__main__":

@@ -43,11 +43,19 @@ from utils.fkd.views import ViewSettings, draw_epoch, render_views
 from utils.recipes import recipe_of
 from utils.recipes.settings import RecoverSettings, ValidateSettings
 from utils.residual.residuals import resize
+from utils.run.background import BackgroundWriter, one_ahead
 from utils.run.chunks import images_at_once
-from utils.run.device import choose_device, describe_device, memory_format, peak_memory_bytes, versions
+from utils.run.device import (
+    choose_device,
+    describe_device,
+    memory_format,
+    peak_memory_bytes,
+    reset_peak_memory,
+    versions,
+)
 from utils.run.errors import run_entry
 from utils.run.files import sha256_of, write_json
-from utils.run.precision import amp_type, compiled
+from utils.run.precision import amp_type, autocast, compiled, is_compiled
 from utils.run.randomness import generator_for, seed_for
 from utils.run.settings import Parser
 from validate.training import parameter_groups, prepare_student, train_epoch
@@ -55,7 +63,7 @@ from validate.training import parameter_groups, prepare_student, train_epoch
 DATASET_OF_SIZE = {32: "cifar100", 64: "tiny_imagenet", 224: "imagenet1k"}
 CLASSES_A_BATCH, RECOVER_ITERATIONS = 100, 4
 IMAGES, FEW_IMAGES, BATCH = {"relabel": 256, "validate": 64}, 2, 16
-BARE_BATCHES = (32, 128, 256)
+BARE_BATCHES, EPOCHS = (32, 128, 256), 3
 PAPER_COST = {"fadrm": "0.47 s, 2.9 GB", "fadrm+": "1.09 s, 11.0 GB"}
 R_BN, FIRST = 0.01, 10.0
 
@@ -96,9 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{stage}: {statistics.geometric_mean(ratios):.2f} x as fast as plain (geometric mean)")
     content = {"device": describe_device(device), "versions": versions(), "size": arguments.size, "rows": rows}
     if device.type == "cuda":
-        content["distilled_image"] = {method: cost_of_an_image(method, device) for method in PAPER_COST}
-        for method, cost in content["distilled_image"].items():
-            figures = f"{cost['seconds']:.3f} s an image, peak {cost['peak_memory_gib']:.1f} GiB"
+        costs = {method: cost_of_an_image(method, device, arguments.compile) for method in PAPER_COST}
+        content["distilled_image"] = costs
+        for method, cost in costs.items():
+            figures = (
+                f"{cost['seconds']:.3f} s an image ({cost['bare']:.3f} s bare), peak {cost['peak_memory_gib']:.1f} GiB"
+            )
+            figures += f", compiled {cost['compiled']} in {cost['compiling']:.0f} s"
             print(f"{method}, 224 pixels: {figures}; the paper, on an RTX 4090: {PAPER_COST[method]}")
     write_json(arguments.output, content)
     print(f"written to {arguments.output}")
@@ -247,20 +259,24 @@ def recover_versions(setting: Setting) -> dict[str, Measurement]:
     bare_teacher = teacher_of(setting)
     plain_teacher = PlainMatchedTeacher(teacher_of(setting, torch.contiguous_format), FIRST)
     matched = matched_teacher(teacher_of(setting), dataset, setting.compile, device)
+    dtype = amp_type("auto", device, auto_on_cuda="fp16")
 
     def bare() -> None:
         for _ in range(RECOVER_ITERATIONS):
             images = start.clone(memory_format=layout).requires_grad_(True)
-            F.cross_entropy(bare_teacher(images), labels).backward()
+            with autocast(device, dtype):
+                logits = bare_teacher(images)
+            F.cross_entropy(logits.float(), labels).backward()
 
     def shipped() -> Tensor:
-        return recover([matched], start, labels, plan, dataset)
+        return recover([matched], start, labels, plan, dataset, dtype)
 
     def plain() -> None:
         images = start.clone().requires_grad_(True)
         optimiser = torch.optim.Adam([images], lr=plan.lr, betas=ADAM_BETAS)
         for draw in sample_batch_augmentations(RECOVER_ITERATIONS, dataset.size, True, plan.jitter, generator):
-            plain_recover_step(images, labels, plain_teacher, draw, R_BN, optimiser)
+            with autocast(device, dtype):
+                plain_recover_step(images, labels, plain_teacher, draw, R_BN, optimiser)
 
     runs = {"shipped": shipped, "plain": plain, "bare": bare}
     return {name: Measurement(run, RECOVER_ITERATIONS) for name, run in runs.items()}
@@ -275,7 +291,8 @@ def views_of(setting: Setting) -> tuple[ViewSettings, Tensor]:
 
 
 def relabel_versions(setting: Setting) -> dict[str, Measurement]:
-    """An epoch of views through one teacher: images a second."""
+    """Epochs of views through one teacher, drawn one ahead and written in the background as the stage does: images a
+    second."""
     dataset, device = setting.dataset, setting.device
     settings, images = views_of(setting)
     epoch = draw_epoch(settings, 0)
@@ -290,9 +307,12 @@ def relabel_versions(setting: Setting) -> dict[str, Measurement]:
 
     @torch.no_grad()
     def shipped() -> None:
-        drawn = draw_epoch(settings, 0)
-        logits = label_epoch(images, drawn, committee, settings, at_once, dataset, device, torch.float16, hidden)
-        write_epoch(folder, 0, drawn, logits)
+        with BackgroundWriter() as writer:
+            for drawn in one_ahead(lambda number: draw_epoch(settings, number), range(EPOCHS)):
+                logits = label_epoch(
+                    images, drawn, committee, settings, at_once, dataset, device, torch.float16, hidden
+                )
+                writer.submit(write_epoch, folder, 0, drawn, logits)
 
     @torch.no_grad()
     def bare(batch: int) -> None:
@@ -310,7 +330,7 @@ def relabel_versions(setting: Setting) -> dict[str, Measurement]:
         **{("bare" if i == 0 else f"bare {n}"): partial(bare, n) for i, n in enumerate(BARE_BATCHES)},
         "views and store": views_and_store,
     }
-    return {name: Measurement(run, setting.images) for name, run in runs.items()}
+    return {name: Measurement(run, setting.images * (EPOCHS if name == "shipped" else 1)) for name, run in runs.items()}
 
 
 def validate_versions(setting: Setting) -> dict[str, Measurement]:
@@ -365,29 +385,58 @@ def validate_versions(setting: Setting) -> dict[str, Measurement]:
     return {name: Measurement(run, setting.images) for name, run in runs.items()}
 
 
-def cost_of_an_image(method: str, device: torch.device, classes: int = CLASSES_A_BATCH) -> dict[str, float]:
-    """Seconds and peak memory of one distilled image of the 224-pixel recipe, from some iterations at each size.
+def cost_of_an_image(
+    method: str, device: torch.device, choice: str, classes: int = CLASSES_A_BATCH
+) -> dict[str, float]:
+    """Seconds and peak memory of one distilled image of the 224-pixel recipe, from some iterations at each size; beside
+    the seconds of its bare networks, and those that compiling takes once.
 
-    classes: images of a batch. The teachers have random weights, which cost the same as trained ones.
+    choice: of --compile; classes: images of a batch. The teachers have random weights, which cost the same as trained
+    ones.
     """
     recipe, dataset = recipe_of(DATASETS["imagenet1k"], method, 50).recover, DATASETS["imagenet1k"]
     layout = memory_format(device)
     networks = [build_network(name, dataset).eval().requires_grad_(False) for name in recipe.teachers]
-    teachers = [
-        matched_teacher(network.to(device, memory_format=layout), dataset, "auto", device) for network in networks
-    ]
+    networks = [network.to(device, memory_format=layout) for network in networks]
+    labels, dtype = torch.arange(classes, device=device), amp_type("auto", device, auto_on_cuda="fp16")
     start = torch.randn(classes, 3, dataset.size, dataset.size, device=device)
-    seconds = {}
-    for size in dict.fromkeys(recipe.sizes):
-        plan = plan_of([Stage(size, len(teachers) * RECOVER_ITERATIONS)], dataset)
-        for _ in range(2):  # the first run warms up and compiles
-            started = time.perf_counter()
-            dtype = amp_type("auto", device, auto_on_cuda="fp16")
-            recover(teachers, start, torch.arange(classes, device=device), plan, dataset, dtype)
-            synchronise(device)
-            seconds[size] = (time.perf_counter() - started) / plan.iterations
-    total = sum(seconds[size] * budget for size, budget in zip(recipe.sizes, recipe.budgets, strict=True))
-    return {"seconds": total / classes, "peak_memory_gib": peak_memory_bytes(device) / 2**30}
+
+    def bare(plan: Plan) -> None:
+        for iteration in range(plan.iterations):
+            images = resize(start, plan.stages[0].size).contiguous(memory_format=layout).requires_grad_(True)
+            with autocast(device, dtype):
+                logits = networks[iteration % len(networks)](images)
+            F.cross_entropy(logits.float(), labels).backward()
+
+    def seconds_of(run: Callable[[Plan], object]) -> tuple[float, float]:
+        """Of an image, and of what the first run of a size takes more than the second."""
+        total = first = 0.0
+        for size in dict.fromkeys(recipe.sizes):
+            plan, times = plan_of([Stage(size, len(networks) * RECOVER_ITERATIONS)], dataset), []
+            for _ in range(2):  # the first warms up and compiles
+                started = time.perf_counter()
+                run(plan)
+                synchronise(device)
+                times.append(time.perf_counter() - started)
+            budget = sum(b for s, b in zip(recipe.sizes, recipe.budgets, strict=True) if s == size)
+            total += times[1] / plan.iterations * budget
+            first += times[0] - times[1]
+        return total / classes, first
+
+    of_bare, _ = seconds_of(bare)
+    teachers = [
+        compiled(MatchedTeacher(network, BatchNormInput, FIRST, dataset.size), choice, device) for network in networks
+    ]
+    reset_peak_memory(device)
+    seconds, first = seconds_of(lambda plan: recover(teachers, start, labels, plan, dataset, dtype))
+    peak = peak_memory_bytes(device) / 2**30
+    return {
+        "seconds": seconds,
+        "bare": of_bare,
+        "peak_memory_gib": peak,
+        "compiling": first,
+        "compiled": is_compiled(teachers),
+    }
 
 
 VERSIONS: dict[str, Callable[[Setting], dict[str, Measurement]]] = {

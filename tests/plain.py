@@ -17,6 +17,10 @@ from utils.fkd.groups import forget_running_statistics, group_sizes
 from utils.fkd.views import Epoch, ViewSettings
 
 
+def device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
 class PlainMatchedTeacher(nn.Module):
     """`MatchedTeacher` with a hook on each layer, which compares what it sees with its own layer's running statistics;
     the first is whichever runs first."""
@@ -104,7 +108,7 @@ def plain_label_epoch(
     """`label_epoch` for one teacher: batch by batch, half by half. teacher: one with no statistics."""
     logits = []
     for batch in range(settings.batches):
-        views = plain_batch_views(images, epoch, batch, settings, dataset)
+        views = plain_batch_views(images, epoch, batch, settings, dataset).to(device_of(teacher))
         logits += [teacher(half) for half in views.split(group_sizes(len(views)))]
     return torch.cat(logits)
 
@@ -122,8 +126,8 @@ def plain_train_epoch(
     """`train_epoch`: a forward and backward a micro-batch, one step a batch. The losses."""
     losses = []
     for batch in range(settings.batches):
-        views = plain_batch_views(images, epoch, batch, settings, dataset)
-        labels = soft_labels[batch * settings.batch_size :][: len(views)].float()
+        views = plain_batch_views(images, epoch, batch, settings, dataset).to(device_of(student))
+        labels = soft_labels[batch * settings.batch_size :][: len(views)].float().to(views.device)
         sizes = group_sizes(len(views))
         optimiser.zero_grad()
         loss = 0.0

@@ -281,7 +281,7 @@ def a_pickle_of_something_else(path, made):
     ("damage", "message"),
     [
         (missing, "no checkpoint of ShuffleNetV2 for fashion_mnist: looked for"),
-        (truncated, "ShuffleNetV2.safetensors is truncated or damaged: remove it"),
+        (truncated, "ShuffleNetV2.safetensors is damaged ("),
         (of_another_network, "ShuffleNetV2.safetensors is not a checkpoint of ShuffleNetV2 for 32-pixel images"),
         (of_another_class_count, "trained for 100 classes, but fashion_mnist has 10: put a checkpoint for"),
         (a_pickle_of_something_else, "ShuffleNetV2.pth is not a plain state dict"),
@@ -352,7 +352,7 @@ def with_an_epoch_of_another_store(store):
     [
         (without_an_epoch, "epoch_00002.safetensors is missing or damaged: run the same relabel command again"),
         (without_a_manifest, "is no finished label store (it has no manifest.json): run relabel to its end"),
-        (with_half_a_manifest, "manifest.json is damaged: remove it"),
+        (with_half_a_manifest, "manifest.json is damaged (JSONDecodeError"),
         (with_an_epoch_of_another_store, "epoch_00000.safetensors is missing or damaged"),
     ],
 )

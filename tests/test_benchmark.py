@@ -31,6 +31,6 @@ def test_peak_memory_is_that_of_a_fresh_process(tmp_path):
 
 
 def test_the_cost_of_an_image_adds_its_stages_up():
-    cost = benchmark.cost_of_an_image("fadrm", torch.device("cpu"), classes=2)
+    cost = benchmark.cost_of_an_image("fadrm", torch.device("cpu"), "off", classes=2)
     assert cost["seconds"] > 0
     assert cost["peak_memory_gib"] > 0

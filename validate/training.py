@@ -23,13 +23,14 @@ from utils.run.chunks import images_at_once
 from utils.run.device import memory_format
 from utils.run.errors import UserError
 from utils.run.files import write_whole
-from utils.run.precision import amp_type, autocast, compiled, gradient_scaler
+from utils.run.precision import NO_WORK, Work, amp_type, autocast, compiled, fused, gradient_scaler, is_compiled
 from utils.run.randomness import seed_for
 from utils.run.training_state import load_training, save_training
 from utils.seams import LOSSES, SCHEDULES
 
 CHECKPOINT = "checkpoint.safetensors"
 SAVE_EVERY = 60.0  # seconds between two checkpoints
+PATIENCE = 20  # losses in a row that are not finite, which a gradient scaler survives
 
 
 class Run(NamedTuple):
@@ -52,9 +53,10 @@ class Run(NamedTuple):
         return (self.place / "result.json").exists()
 
     @property
-    def pixels(self) -> int:
-        """How many go through the student by its settings, a backward pass counted as two more."""
-        return 3 * self.settings.epochs * self.images[:, 0].numel()
+    def work(self) -> Work:
+        """What the student has to do."""
+        epochs = self.settings.epochs
+        return Work(3 * epochs * self.images[:, 0].numel(), epochs * self.store.settings.batches)
 
 
 class Learner(NamedTuple):
@@ -90,22 +92,22 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
 
 def build_optimiser(student: nn.Module, settings: ValidateSettings) -> torch.optim.Optimizer:
     """The optimiser, one kernel for its whole step where there is one."""
-    fused = next(student.parameters()).device.type in ("cpu", "cuda")
+    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[settings.optimizer]
+    options = {"lr": settings.lr, "fused": fused(kind, next(student.parameters()).device)}
     if settings.optimizer == "sgd":
-        options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": fused}
-        return torch.optim.SGD(student.parameters(), lr=settings.lr, **options)
-    return torch.optim.AdamW(parameter_groups(student, settings.adamw_weight_decay), lr=settings.lr, fused=fused)
+        return kind(student.parameters(), momentum=settings.momentum, weight_decay=settings.weight_decay, **options)
+    return kind(parameter_groups(student, settings.adamw_weight_decay), **options)
 
 
 def prepare_student(
-    settings: ValidateSettings, seed: int, dataset: Dataset, device: torch.device, pixels: int = 0
+    settings: ValidateSettings, seed: int, dataset: Dataset, device: torch.device, work: Work = NO_WORK
 ) -> Learner:
-    """A student at its start, on the device. pixels: how many it will see, as `compiled` wants to know."""
+    """A student at its start, on the device. work: what it has to do, as `compiled` wants to know."""
     network = build_student(settings.model, dataset, seed).to(device, memory_format=memory_format(device))
     at_once = images_at_once(network, dataset.size)
     student = GroupedNetwork(network)
     dtype = amp_type(settings.amp, device, auto_on_cuda="off")
-    forward = compiled(student, settings.compile, device, pixels)
+    forward = compiled(student, settings.compile, device, work, small_batches=True)
     optimiser, loss = build_optimiser(network, settings), LOSSES[settings.loss](settings)
     return Learner(student, forward, loss, optimiser, gradient_scaler(device, dtype), dtype, at_once, device)
 
@@ -120,8 +122,9 @@ def is_tested(epoch: int, settings: ValidateSettings) -> bool:
 
 def train_student(
     run: Run, test_set: LabelledImages, dataset: Dataset, device: torch.device, quiet: bool = False
-) -> list[dict]:
-    """Train one student and return its metrics, a dict an epoch; the same go to `metrics.jsonl` at the run's place.
+) -> tuple[list[dict], str]:
+    """Train one student; returns its metrics, a dict an epoch, and whether it was compiled. The metrics also go to
+    `metrics.jsonl` at the run's place.
 
     quiet: no progress bar. Goes on from `checkpoint.safetensors` at the place if it is there: everything random of an
     epoch follows from seed and epoch, so the result is that of one run. Raises UserError, with epoch and batch, where
@@ -129,7 +132,7 @@ def train_student(
     """
     settings, seed, store, folder = run.settings, run.seed, run.store, run.place
     images = on_device_if_fits(run.images, device)
-    learner = prepare_student(settings, seed, dataset, device, run.pixels)
+    learner = prepare_student(settings, seed, dataset, device, run.work)
     network, optimiser, scaler = learner.student.network, learner.optimiser, learner.scaler
     checkpoint = folder / CHECKPOINT
     state = load_training(checkpoint, run.made_with) or {"metrics": []}
@@ -155,7 +158,8 @@ def train_student(
             losses = train_epoch(
                 learner, settings, epoch, stored, store.settings, images, run.classes, dataset, progress
             )
-            line = {"epoch": epoch, "lr": rate, "loss": mean_loss(losses, epoch)}
+            patience = PATIENCE if scaler.is_enabled() else 1
+            line = {"epoch": epoch, "lr": rate, "loss": mean_loss(losses, epoch, patience)}
             if is_tested(epoch, settings):
                 learner.student.eval()
                 line["top1"], line["top5"] = accuracy(network, test_set, dataset)
@@ -169,7 +173,7 @@ def train_student(
                 state |= {"scaler": scaler.state_dict(), "metrics": metrics}
                 save_training(checkpoint, run.made_with, state)
                 saved = time.monotonic()
-    return metrics
+    return metrics, is_compiled([learner.forward])
 
 
 def train_epoch(
@@ -203,22 +207,26 @@ def train_epoch(
             with autocast(device, learner.dtype):
                 logits = learner.forward(batch, tuple(group_sizes(len(batch), settings.accumulation)))
             loss = learner.loss(logits, Target(soft, hard, number, len(batch)))
-            optimiser.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimiser)
             scaler.update()
+            optimiser.zero_grad(set_to_none=True)  # at once: memory, and what CUDA graphs may replay over
             losses.append(loss.detach())
             progress.update(len(batch))
     return torch.stack(losses)
 
 
-def mean_loss(losses: Tensor, epoch: int) -> float:
-    """The mean of an epoch's losses: its one wait for the device. UserError for one that is not finite."""
+def mean_loss(losses: Tensor, epoch: int, patience: int = 1) -> float:
+    """The mean of an epoch's losses: its one wait for the device.
+
+    UserError where so many in a row are not finite (a gradient scaler survives a few, by leaving out their steps).
+    """
     finite = losses.isfinite().cpu()
-    if not finite.all():
-        batch = int((~finite).nonzero()[0])
+    in_a_row = (~finite).unfold(0, min(patience, len(finite)), 1).all(dim=1)
+    if in_a_row.any():
+        batch = int(in_a_row.nonzero()[0])
         raise UserError(f"epoch {epoch}, batch {batch}: the loss is not finite; lower the learning rate")
-    return losses.mean().item()
+    return losses.cpu()[finite].mean().item()
 
 
 def write_metrics(folder: Path, metrics: list[dict]) -> None:

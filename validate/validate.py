@@ -30,7 +30,7 @@ from utils.data.images import images_digest, list_images, load_test_images
 from utils.data.table import Dataset
 from utils.fkd.store import LabelStore, check_store, open_store
 from utils.recipes.settings import ValidateSettings
-from utils.run.device import choose_device, describe_device, peak_memory_bytes, versions
+from utils.run.device import choose_device, describe_device, peak_memory_bytes, reset_peak_memory, versions
 from utils.run.errors import UserError, run_entry
 from utils.run.files import only_one, write_json
 from utils.run.records import check_record
@@ -60,7 +60,7 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
     test_images = digest_of_folder(settings.val_dir, dataset, keep=not settings.dry_run)
     runs: list[Run] = []
     for (images_path, labels_path), same in groupby(cells, key=attrgetter("original_data_path", "fkd_path")):
-        distilled = read_distilled(images_path, dataset)
+        distilled = read_distilled(images_path, dataset, team.workers)
         store = open_store(labels_path, verify=settings.verify)
         for cell in same:
             runs += runs_of(cell, distilled, store, test_images)
@@ -82,13 +82,15 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
     for run in mine:
         started = time.monotonic()
         with only_one(run.place, f"the student {run.settings.model} with seed {run.seed} is being trained"):
+            reset_peak_memory(device)
             check_record(run.place / "settings.json", run.made_with, "results", write=True)
-            metrics = train_student(run, test_set, dataset, device, quiet=not team.is_main)
+            metrics, was_compiled = train_student(run, test_set, dataset, device, quiet=not team.is_main)
             used = {
                 "seconds": round(sum(line["seconds"] for line in metrics), 2),
                 "seconds_this_run": round(time.monotonic() - started, 2),
                 "peak_memory_gib": peak_memory_bytes(device) / 2**30,
                 "device": describe_device(device),
+                "compiled": was_compiled,
                 "versions": versions(),
             }
             write_json(run.place / "result.json", {**run.made_with, **accuracies(metrics), **used, "metrics": metrics})

@@ -307,7 +307,7 @@ def test_teachers_normalise_by_groups_unless_told_otherwise(distilled):
         settings = recipes.parse("relabel", distilled.relabel("--eval-mode", mode))
         teacher = relabel.load_teacher("ShuffleNetV2", FASHION, distilled.pool, "offline")
         views = relabel.view_settings(settings, 20, FASHION)
-        (network,) = relabel.networks_of([teacher], settings, views, torch.device("cpu"))
+        (network,) = relabel.networks_of([teacher], settings, views, 16, torch.device("cpu"))
         assert type(network) is kind
 
 

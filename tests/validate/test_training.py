@@ -1,6 +1,7 @@
 """The training of one student: how it starts, one epoch of it, what it leaves."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -187,10 +188,11 @@ def test_metrics_of_a_file_are_those_given_and_no_others(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
-def test_a_run_knows_its_pixels_and_whether_it_is_done(world, tmp_path):
+def test_a_run_knows_its_work_and_whether_it_is_done(world, tmp_path):
     images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
-    run = Run(settings_of(world), 0, images, torch.zeros(20), None, tmp_path, {})
-    assert run.pixels == 3 * 3 * 20 * 32 * 32  # three passes' worth, three epochs
+    store = SimpleNamespace(settings=SimpleNamespace(batches=3))
+    run = Run(settings_of(world), 0, images, torch.zeros(20), store, tmp_path, {})
+    assert run.work == (3 * 3 * 20 * 32 * 32, 3 * 3)  # three passes' worth, three epochs of three batches
     assert not run.is_done
     (tmp_path / "result.json").write_text("{}")
     assert run.is_done
@@ -198,7 +200,8 @@ def test_a_run_knows_its_pixels_and_whether_it_is_done(world, tmp_path):
 
 def test_a_student_leaves_its_metrics_and_a_checkpoint(labelled):
     run, test_set = run_of(labelled, "--test-every", "2")
-    metrics = train_student(run, test_set, FASHION, CPU, quiet=True)
+    metrics, compiled = train_student(run, test_set, FASHION, CPU, quiet=True)
+    assert compiled == "off"
     assert [line["epoch"] for line in metrics] == [0, 1, 2]
     assert [("top1" in line, "top5" in line) for line in metrics] == [(False, False), (True, True), (True, True)]
     assert [line["lr"] for line in metrics] == pytest.approx([0.001, 0.00075, 0.00025])

@@ -6,6 +6,7 @@ many more columns, and what is found in the parts is joined (variances: Chan et 
 """
 
 import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +20,23 @@ CHUNK_BYTES = 2**20  # of activations that a CPU core works on while they are in
 def has_cpu_kernels(activations: Tensor) -> bool:
     """Whether to use the CPU kernels: float32 on a CPU, and not where a compiler makes its own."""
     return activations.device.type == "cpu" and activations.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+_trusted: dict[tuple[object, ...], bool] = {}  # kernels that were compared, by name, type and device
+
+
+def agrees(kernel: str, found: Sequence[Tensor], plain: Callable[[], Sequence[Tensor]]) -> bool:
+    """Whether what a kernel found the first time, on this device and in this type, was what its plain version finds.
+
+    Says so where it was not.
+    """
+    key = (kernel, found[0].dtype, found[0].device)
+    if key not in _trusted:
+        pairs = zip(found, plain(), strict=True)
+        _trusted[key] = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in pairs)
+        if not _trusted[key]:
+            print(f"note: the kernel {kernel} does not give what its plain version gives: taking that", flush=True)
+    return _trusted[key]
 
 
 def statistics_of_rows(values: Tensor) -> tuple[Tensor, Tensor]:

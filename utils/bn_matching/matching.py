@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.bn_matching.kernels import has_cpu_kernels, statistics_of_rows, weighted_sum
+from utils.bn_matching.kernels import agrees, has_cpu_kernels, statistics_of_rows, weighted_sum
 from utils.bn_matching.probes import BatchNormInput, Probe, Statistics, channel_statistics
 from utils.run.errors import UserError
 
@@ -51,6 +51,7 @@ class MatchedTeacher(nn.Module):
         self.register_buffer("targets", torch.cat([torch.zeros(0, device=device), *vectors]), persistent=False)
         self.register_buffer("vector_of", vector_of.to(device), persistent=False)
         self.register_buffer("weights", weights.to(device), persistent=False)
+        self.register_buffer("sizes", sizes.to(device), persistent=False)
 
     def _measure(self, layer: nn.Module, inputs: tuple[Tensor, ...], slot: int) -> None:
         note(self.seen, slot, self.probe.measure(inputs[0]))
@@ -66,7 +67,10 @@ class MatchedTeacher(nn.Module):
         squares = (torch.cat(in_turn(self.seen)) - self.targets).square()
         self._forget()  # nothing is held beyond the step, and a compiled forward leaves nothing behind
         # all norms at once: sums of squares by vector; a norm of zero has gradient zero
-        sums = torch.zeros_like(self.weights).index_add(0, self.vector_of, squares)
+        if squares.device.type == "cuda":  # in a fixed order, which scattered additions have not there
+            sums = torch.segment_reduce(squares, "sum", lengths=self.sizes, unsafe=True)
+        else:
+            sums = torch.zeros_like(self.weights).index_add(0, self.vector_of, squares)
         return logits, (self.weights * sums.clamp_min(torch.finfo(sums.dtype).tiny).sqrt()).sum()
 
     def _forget(self) -> None:
@@ -76,7 +80,7 @@ class MatchedTeacher(nn.Module):
 
 def in_turn(of_layers: Sequence[Sequence[T]]) -> list[T]:
     """The first vector of every layer, then the second of each that has two, and so on."""
-    most = max(map(len, of_layers), default=0)
+    most = max([0, *map(len, of_layers)])
     return [vectors[k] for k in range(most) for vectors in of_layers if k < len(vectors)]
 
 
@@ -156,9 +160,10 @@ def one_pass_statistics(activations: Tensor) -> Statistics:
             return Statistics(*torch.batch_norm_update_stats(activations, None, None, 0.0))
         return Statistics(*statistics_of_rows(activations.permute(0, 2, 3, 1).flatten(0, 2)))
     if activations.device.type == "cuda" and not torch.compiler.is_compiling():
-        # In float32, of 16-bit activations too. Not batch_norm_stats, whose inverse deviation of a constant channel is
-        # 0.
-        return Statistics(*torch.batch_norm_update_stats(activations, None, None, 0.0))
+        # In float32, of 16-bit activations too; where a channel is constant its variance is 0.
+        found = Statistics(*torch.batch_norm_update_stats(activations, None, None, 0.0))
+        plain = partial(channel_statistics, activations)
+        return found if agrees("batch_norm_update_stats", found, plain) else plain()
     return channel_statistics(activations)  # fused by the compiler; or of a type that wants float32 first
 
 
@@ -170,4 +175,9 @@ def matched_gradient(grad_output: Tensor, activations: Tensor, scale: Tensor, sl
     if has_cpu_kernels(activations):
         return weighted_sum(grad_output, scale, activations, slope, offset, out=torch.empty_like(activations))
     scale, slope, offset = (vector.view(1, -1, 1, 1) for vector in (scale, slope, offset))
-    return torch.addcmul(offset + activations * slope, grad_output, scale).to(activations.dtype)
+    if torch.compiler.is_compiling():
+        return (grad_output * scale + activations * slope + offset).to(activations.dtype)
+    # added up in the vectors' type, and rounded once
+    return torch.addcmul(
+        torch.addcmul(offset, activations, slope), grad_output, scale, out=torch.empty_like(activations)
+    )

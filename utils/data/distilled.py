@@ -57,7 +57,12 @@ def is_made_with(path: Path, digest: str, size: int) -> bool:
         if error.errno is not None:
             raise
         return False
-    except (SyntaxError, ValueError, Image.DecompressionBombWarning):  # how Pillow reports a damaged PNG
+    except (
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombWarning,
+        Image.DecompressionBombError,
+    ):  # how Pillow reports a damaged PNG
         return False
     if found is None:
         raise UserError(f"{path} does not say what it was made with, as images of recover do: move it away")

@@ -143,20 +143,14 @@ def decode(path: Path) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: put it back, or run the command that made it") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UserError(f"{path} swells to more pixels than any dataset's image has: remove it") from None
     except (UserError, MemoryError):
         raise
-    except Image.DecompressionBombWarning:
-        raise UserError(f"{path} swells to more pixels than any dataset's image has: remove it") from None
-    except OSError as error:
-        if error.errno is not None:  # the system's own: no right to read it, too many open files, a stale handle
-            raise
-        raise _undecodable(path, error) from None
     except Exception as error:  # Pillow's decoders raise almost anything at a damaged file
-        raise _undecodable(path, error) from None
-
-
-def _undecodable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} does not decode ({error}): replace the file or remove it")
+        if isinstance(error, OSError) and error.errno is not None:  # the system's own
+            raise
+        raise UserError(f"{path} does not decode ({error}): replace the file or remove it") from None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -23,6 +23,7 @@ from utils.run.records import Shape, check_shape
 from utils.run.space import Output
 
 MANIFEST = "manifest.json"
+ALGORITHM = 1  # of labels: raise it where the same settings begin to give others
 FORMATS = (1, 2)
 TYPES = {"order": "I32", "crop": "I16", "flip": "U8", "mix_partner": "I32", "mix_box": "I16", "mix_lam": "F32"}
 LOGITS_TYPES = {"float16": "F16", "float32": "F32"}
@@ -135,7 +136,8 @@ def out_of_range(epoch: Epoch, logits: Tensor, settings: ViewSettings) -> str | 
 
 def manifest_record(dataset: Dataset, settings: ViewSettings, **labels: object) -> dict:
     """What a store says of itself. labels: how the soft labels were made (teachers, batch statistics, type, images)."""
-    return {"dataset": dataset.name, "num_classes": dataset.num_classes, "views": settings.as_record(), **labels}
+    record = {"dataset": dataset.name, "num_classes": dataset.num_classes, "views": settings.as_record(), **labels}
+    return record if ALGORITHM == 1 else {**record, "algorithm": ALGORITHM}
 
 
 def write_manifest(folder: Path, record: dict, epochs: int) -> None:

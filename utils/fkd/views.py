@@ -183,7 +183,7 @@ def gather_images(images: Tensor, which: Tensor, device: torch.device) -> Tensor
         return images[which.long()]
     picked = torch.empty(len(which), *images.shape[1:], dtype=images.dtype, pin_memory=device.type == "cuda")
     torch.index_select(images, 0, which.long(), out=picked)
-    return picked.to(device, non_blocking=True)
+    return picked.to(device, non_blocking=device.type == "cuda")
 
 
 def apply_views(

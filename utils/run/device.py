@@ -1,5 +1,6 @@
 """The device of a run: choosing it, and what was used of it."""
 
+import contextlib
 import ctypes
 import platform
 import resource
@@ -28,6 +29,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         if local_rank >= torch.cuda.device_count():
             raise UserError(f"process {local_rank + 1} on {torch.cuda.device_count()} GPUs: lower --nproc-per-node")
         torch.cuda.set_device(local_rank)
+        # Convolutions may round to TF32, as in the published runs; products do not, and kernels are not chosen by
+        # timing.
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = True, False
+        torch.set_float32_matmul_precision("highest")
         return torch.device("cuda", local_rank)
     if name == "cpu":
         keep_freed_memory()
@@ -64,10 +69,19 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Count `peak_memory_bytes` from here on, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def describe_device(device: torch.device) -> str:
     """The device in words, for result files."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        tf32, timed = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+        return f"{torch.cuda.get_device_name(device)}, TF32 in convolutions {tf32}, cudnn.benchmark {timed}"
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import pickle
 import secrets
 import shutil
 import time
@@ -84,6 +85,24 @@ def write_json(path: Path, content: object, only_new: bool = False) -> bool:
     return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), lasting=True, only_new=only_new)
 
 
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Turn whatever a library raises over the content of a file into a UserError that names it.
+
+    What the system raises (no right to read it, too many open files, a stale handle) stays what it is, and so does a
+    refused pickle; but for an invalid argument, such as a place before the start of a file cut short.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, pickle.UnpicklingError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {reason}): {remedy}") from error
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a file; UserError if it is missing or no regular file."""
     if not path.exists():
@@ -97,10 +116,8 @@ def read_json(path: Path) -> dict:
     """The object in a JSON file; UserError if it is missing, damaged, or no object."""
     if path.is_file() and path.stat().st_size > MOST_JSON:
         raise UserError(f"{path} is too large for a record: remove it and run the stage that writes it again")
-    try:
+    with reading(path, "remove it and run the stage that writes it again"):
         content = json.loads(read_bytes(path))
-    except (ValueError, RecursionError):
-        raise UserError(f"{path} is damaged: remove it and run the stage that writes it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a JSON object: remove it and run the stage that writes it again")
     return content

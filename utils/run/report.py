@@ -19,12 +19,13 @@ def report_run(
     unit: str,
     files: Mapping[str, str],
     processes: int = 1,
+    **notes: str,
 ) -> None:
     """Say what a stage made, how long it took and what it used, and write the same to `path`.
 
     started: time.monotonic() at its start; made: how many of `unit` were made now (what was there is not counted);
-    files: what else it left, by name; processes: how many made them. A run that made nothing leaves an earlier report
-    as it is.
+    files: what else it left, by name; processes: how many made them; notes: what else the report has. A run that made
+    nothing leaves an earlier report as it is.
     """
     seconds = time.monotonic() - started
     memory = peak_memory_bytes(device) / 2**30
@@ -37,6 +38,6 @@ def report_run(
     if made or not path.exists():
         content = {"stage": stage, "made": made, "unit": unit, "seconds": seconds, "peak_memory_gib": memory}
         content |= {"device": describe_device(device), "processes": processes, "versions": versions()}
-        write_json(path, {**content, "files": dict(files)})
+        write_json(path, {**content, **notes, "files": dict(files)})
     for name, file in files.items():
         print(f"  {name}: {file}", flush=True)

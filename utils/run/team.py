@@ -23,6 +23,7 @@ from utils.run.errors import USER_ERRORS, UserError
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=30)  # the parts of a stage take as long as they take
+NCCL_PATIENCE = timedelta(minutes=30)  # for a step of a teacher, or the test after an epoch
 PAUSE = 1.0  # seconds: more than torchrun takes to notice a process that ended, and to end the others
 TORCHRUN_VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
@@ -38,6 +39,11 @@ class Team(NamedTuple):
     def is_main(self) -> bool:
         """Whether this process does what is done once: manifests, reports, tables."""
         return self.rank == 0
+
+    @property
+    def workers(self) -> int:
+        """How many processes may decode for this one: its part of the machine's cores."""
+        return (os.cpu_count() or 1) // self.count
 
     def share(self, parts: Sequence[T]) -> Sequence[T]:
         """The parts that are this process's; shares differ by one part at most."""

@@ -223,13 +223,11 @@ def test_a_format_that_no_dataset_has_is_not_tried(tmp_path):
     assert decode(tmp_path / "other.png").size == (8, 8)
 
 
-@pytest.mark.parametrize(
-    ("side", "said"), [(11, "swells to more pixels than any dataset's image has: remove it"), (20, "does not decode")]
-)
-def test_a_file_that_swells_is_refused(tmp_path, monkeypatch, side, said):
+@pytest.mark.parametrize("side", [11, 20])  # of which Pillow warns, and which it refuses
+def test_a_file_that_swells_is_refused(tmp_path, monkeypatch, side):
     path = save(tmp_path / "image.png", noise(side, side))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UserError, match=f"{path} {said}"):
+    with pytest.raises(UserError, match=f"{path} swells to more pixels than any dataset's image has: remove it"):
         decode(path)
 
 

@@ -41,7 +41,10 @@ def test_cuda_goes_first_and_counts_its_own_memory():
     before = peak_memory_bytes(device)
     held = torch.zeros(2**22, device=device)
     assert peak_memory_bytes(device) >= before + held.nbytes or peak_memory_bytes(device) >= held.nbytes
-    assert describe_device(device) == torch.cuda.get_device_name(device)
+    assert (
+        describe_device(device)
+        == f"{torch.cuda.get_device_name(device)}, TF32 in convolutions True, cudnn.benchmark False"
+    )
 
 
 def test_peak_memory_is_this_processs_in_bytes():
