@@ -6,3 +6,7 @@ export Main_Data_Path="${Main_Data_Path:-$(cd "$(dirname "${BASH_SOURCE[0]:-$0}"
 export train_dir="${train_dir:-$Main_Data_Path/train}"
 export val_dir="${val_dir:-$Main_Data_Path/val}"
 export patch_dir="${patch_dir:-$Main_Data_Path/patches}"
+
+for name in Main_Data_Path train_dir val_dir patch_dir; do # a ~ in quotes, which the shell left
+    export "$name=${!name/#\~\//$HOME/}"
+done

@@ -46,7 +46,8 @@ step patches launch patches "$dataset" "$method" "$ipc"
 step recover launch recover "$dataset" "$method" "$ipc"
 step relabel launch relabel "$dataset" "$method" "$ipc"
 step validate launch validate "$dataset" "$method" "$ipc" $student -- "$@"
-step "random images" launch choose "$dataset" "$ipc"
-step "random images: relabel" launch relabel "$dataset" "$method" "$ipc" -- --images random
-step "random images: validate" launch validate "$dataset" "$method" "$ipc" $student -- --images random "$@"
+draws=(--draw 0 1 2) # so that the baseline's spread has that of its images
+step "random images" launch choose "$dataset" "$ipc" -- "${draws[@]}"
+step "random images: relabel" launch relabel "$dataset" "$method" "$ipc" -- --images random "${draws[@]}"
+step "random images: validate" launch validate "$dataset" "$method" "$ipc" $student -- --images random "${draws[@]}" "$@"
 "$python" -m validate.report "$dataset" "$method" "$ipc" $student

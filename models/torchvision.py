@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.registry import IMAGENET_SIZES, register
 from utils.run.errors import UserError
+from utils.run.files import is_the_systems
 
 # torchvision is imported where it is used: runs at 32 and 64 pixels start a second earlier without it.
 
@@ -68,7 +69,10 @@ def pretrained_state(name: str) -> tuple[dict[str, Tensor], Path]:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever the network, the disk or the unpickler raised
         if file.is_file():
-            raise UserError(f"{file} is truncated or damaged: remove it, and it is downloaded again") from error
+            if is_the_systems(error):
+                raise
+            kind = type(error).__name__
+            raise UserError(f"{file} is damaged ({kind}): remove it, and it is downloaded again") from error
         raise UserError(
             f"could not download {weights.url} ({error}): put the file into the cache folder {file.parent} by hand, "
             f"or name another cache folder in the variable TORCH_HOME"

@@ -40,7 +40,8 @@ CHUNK = 1024  # images in memory at a time: 150 MB at 224 pixels
 
 def main(argv: Sequence[str] | None = None) -> None:
     with teamwork() as team:
-        choose_images(recipes.parse("choose", argv), team)
+        for settings in recipes.parse_each("choose", argv, "--draw"):
+            choose_images(settings, team)
 
 
 def choose_images(settings: ImageSettings, team: Team) -> None:
@@ -57,7 +58,8 @@ def choose_images(settings: ImageSettings, team: Team) -> None:
             f"--ipc {settings.ipc} asks for more, lower it"
         )
     folder, observer = settings.syn_data_path / settings.exp_name, None
-    record = {"method": settings.selector, "dataset_name": dataset.name, "ipc": settings.ipc, "seed": settings.seed}
+    seed = settings.seed + settings.draw
+    record = {"method": settings.selector, "dataset_name": dataset.name, "ipc": settings.ipc, "seed": seed}
     record |= {"train_images": sum(map(len, images))}
     if settings.selector != "random":
         observer = load_teacher(settings.observer, dataset, settings.model_pool_dir, settings.source)
@@ -69,7 +71,7 @@ def choose_images(settings: ImageSettings, team: Team) -> None:
     for class_index, paths in team.share(list(enumerate(images))):
         score = partial(scores, paths, observer, class_index, dataset, settings)
         candidates = Candidates(class_index, len(paths), 1, settings.observer, score)
-        generator = generator_for(settings.seed, settings.selector, dataset.name, class_index)
+        generator = generator_for(seed, settings.selector, dataset.name, class_index)
         chosen = SELECTORS[settings.selector](candidates, settings.ipc, generator)[:, 0].tolist()
         for ipc_id, image_index in enumerate(chosen):
             source = paths[image_index]

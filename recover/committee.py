@@ -1,5 +1,6 @@
 """Committees: which teachers an iteration of recover asks, and with which weight.
- A committee is a function of the batch and the iteration that gives pairs of a teacher, by its place in
+
+A committee is a function of the batch and the iteration that gives pairs of a teacher, by its place in
 --teacher-model-list, and a weight; its builder takes the settings, in whose `priors` there is a score for each teacher,
 or nothing.
 """
@@ -52,7 +53,7 @@ def pairs(settings: RecoverSettings) -> Committee:
         elif ipc == len(possible):
             pair = possible[index % ipc]
         else:
-            generator = generator_for(settings.seed, "pair", settings.dataset_name, index)
+            generator = generator_for(settings.seed + settings.draw, "pair", settings.dataset_name, index)
             pair = possible[int(torch.randint(len(possible), (), generator=generator))]
         return tuple(zip(pair, softmax([priors[place] for place in pair], PAIR_TEMPERATURE), strict=True))
 

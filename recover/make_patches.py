@@ -3,7 +3,8 @@
     bash recover/scripts/cifar100/make_patches.sh
     python -m recover.make_patches --dataset-name cifar100 --train-dir data/train/cifar100 \\
         --patch-dir data/patches/cifar100 --model-pool-dir pretrained_models/cifar100_pretrained_models
- A class at a time: draw images, cut crops, score them, choose, tile, write. A patch that is there is not made again, so
+
+A class at a time: draw images, cut crops, score them, choose, tile, write. A patch that is there is not made again, so
 a stopped run goes on where it was. Several processes (torchrun) share the classes out.
 """
 

@@ -3,7 +3,8 @@
     bash recover/scripts/cifar100/recover_fadrm+_ipc10.sh
     torchrun --standalone --nproc-per-node 4 -m recover.recover --dataset-name cifar100 --recipe fadrm+ --ipc 10 \\
         --syn-data-path syn --exp-name mine --patch-dir patches/cifar100 --model-pool-dir pretrained_models
- One batch at a time: patches, optimisation against frozen teachers, PNG files. A batch whose files are there and were
+
+One batch at a time: patches, optimisation against frozen teachers, PNG files. A batch whose files are there and were
 made with the same settings is skipped, so an interrupted run goes on where it was. Several processes share the batches
 out.
 """
@@ -48,7 +49,8 @@ VERIFY_EVERY = 100  # iterations
 
 def main(argv: Sequence[str] | None = None) -> None:
     with teamwork() as team:
-        recover(recipes.parse("recover", argv), team)
+        for settings in recipes.parse_each("recover", argv, "--draw"):
+            recover(settings, team)
 
 
 def recover(settings: RecoverSettings, team: Team) -> None:
@@ -90,7 +92,7 @@ def recover(settings: RecoverSettings, team: Team) -> None:
             if all(is_made_with(path, digest, dataset.size) for path in paths):
                 progress.update(plan.iterations)
                 continue
-            generator = generator_for(settings.seed, "recover", dataset.name, *batch.key)
+            generator = generator_for(settings.seed + settings.draw, "recover", dataset.name, *batch.key)
             start, patches = batches.starting_images(settings, patches, len(paths), dataset, generator, device)
             labels = torch.tensor(batch.labels, device=device)
             ask = partial(asked, committee, teachers, batch)

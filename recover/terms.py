@@ -1,5 +1,6 @@
 """Terms of recover's loss: what an image is optimised for.
- A term is a function of what one teacher saw; its builder takes the settings. The loss is the sum over the teachers
+
+A term is a function of what one teacher saw; its builder takes the settings. The loss is the sum over the teachers
 asked of their weight times the weighted sum of all terms. A term's weight is that in --terms, else the setting of its
 name (--r-bn), else 1.
 """

@@ -51,7 +51,8 @@ from utils.run.team import Team, teamwork
 
 def main(argv: Sequence[str] | None = None) -> None:
     with teamwork() as team:
-        relabel(recipes.parse("relabel", argv), team)
+        for settings in recipes.parse_each("relabel", argv, "--draw"):
+            relabel(settings, team)
 
 
 def relabel(settings: RelabelSettings, team: Team) -> None:
@@ -129,8 +130,8 @@ def view_settings(settings: RelabelSettings, images: int, dataset: Dataset) -> V
         max_scale=settings.max_scale,
         mix=settings.mix,
         mix_alpha={"cutmix": settings.cutmix, "mixup": settings.mixup, None: 1.0}[settings.mix],
-        fkd_seed=settings.fkd_seed,
-        seed=settings.seed,
+        fkd_seed=settings.fkd_seed + settings.draw,
+        seed=settings.seed + settings.draw,
         tiles=settings.tiles,
     )
 

@@ -144,3 +144,16 @@ def test_ctrl_c_while_a_student_trains_leaves_what_to_go_on_from(labelled, proce
     assert {path.name for path in folder.iterdir()} == {".lock", "settings.json", "metrics.jsonl", CHECKPOINT}
     validate.main(labelled.validate(*LONGER))
     assert (folder / "result.json").exists() and not (folder / CHECKPOINT).exists()
+
+
+def test_where_nothing_is_left_to_do_nothing_is_written(distilled):
+    """So a folder that is complete may be read-only."""
+    seeds = ("--seed", "0", "1")
+    states = []
+    for _ in range(2):
+        recover.main(distilled.recover())
+        relabel.main(distilled.relabel())
+        validate.main(distilled.validate(*seeds))
+        places = [distilled.root, *distilled.root.rglob("*")]
+        states.append({path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in places})
+    assert states[0] == states[1]

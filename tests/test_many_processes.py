@@ -66,14 +66,16 @@ class Turns:
 class Member(Team):
     """A member of a team of threads."""
 
-    def total(self, number):
+    def gather(self, value):
         self.rounds += 1
-        given = self.turns.given.setdefault(self.rounds, [])
-        given.append(number)
+        given = self.turns.given.setdefault(self.rounds, {})
+        given[self.rank] = value
         self.turns.hand_on(self.rank)
         self.turns.wait_for(self.rank)
-        assert len(given) == self.count
-        return sum(given)
+        return [given[rank] for rank in range(self.count)]
+
+    def total(self, number):
+        return sum(self.gather(number))
 
 
 def without_times(contents):

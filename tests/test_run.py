@@ -73,6 +73,7 @@ def stand(tmp_path):
 def expected_calls(dataset, method, ipc, student, flags):
     """What Python is given, one call after another."""
     chosen = ["--model", *student] if student else []
+    draws = ["--draw", "0", "1", "2"]
 
     def stage(module, *words, named=True):
         recipe = ["--recipe", method] if named else []
@@ -86,9 +87,9 @@ def expected_calls(dataset, method, ipc, student, flags):
         stage("recover.recover", "--ipc", ipc),
         stage("relabel.relabel", "--ipc", ipc),
         stage("validate.validate", "--ipc", ipc, *chosen, *flags),
-        stage("recover.choose_images", "--ipc", ipc, named=False),
-        stage("relabel.relabel", "--ipc", ipc, "--images", "random"),
-        stage("validate.validate", "--ipc", ipc, *chosen, "--images", "random", *flags),
+        stage("recover.choose_images", "--ipc", ipc, *draws, named=False),
+        stage("relabel.relabel", "--ipc", ipc, "--images", "random", *draws),
+        stage("validate.validate", "--ipc", ipc, *chosen, "--images", "random", *draws, *flags),
         ["-m", "validate.report", dataset, method, ipc, *student],
     ]
 
@@ -115,7 +116,7 @@ CELLS = ["fashion_mnist fadrm+ 10", "imagenet1k fadrm+ 1 ResNet18", "cifar100 fa
 
 
 def parsed(stand, monkeypatch):
-    """The settings of each step by its name, as the stage that it starts resolves its words."""
+    """The settings of each run of each step by its name, as the stage that it starts resolves its words."""
     for name in CONFIG:
         monkeypatch.setenv(name, f"/{name}")
     stages = {stage.module: name for name, stage in recipes.STAGES.items()}
@@ -125,7 +126,7 @@ def parsed(stand, monkeypatch):
         if module in stages:
             stage = stages[module]
             name = f"random images: {stage}" if stage in settings else names.get(stage, stage)
-            settings[name] = parse_cells(words)[0] if stage == "validate" else recipes.parse(stage, words)
+            settings[name] = parse_cells(words) if stage == "validate" else recipes.parse_each(stage, words, "--draw")
     return settings
 
 
@@ -133,6 +134,16 @@ def parsed(stand, monkeypatch):
 def test_every_step_finds_the_files_of_the_one_before(stand, monkeypatch, words):
     stand.run(*words.split())
     steps = parsed(stand, monkeypatch)
+    draws = {name: runs for name, runs in steps.items() if name.startswith("random images")}
+    assert {name: [its.draw for its in runs] for name, runs in draws.items()} == {name: [0, 1, 2] for name in draws}
+    for draw in range(3):
+        check_files({name: runs[draw if name in draws else 0] for name, runs in steps.items()}, words)
+    places = [its.fkd_path for its in draws["random images: relabel"]]
+    assert [str(path).removeprefix(str(places[0])) for path in places] == ["", "_draw1", "_draw2"]
+
+
+def check_files(steps, words):
+    """Settings of one run of each step, each of which reads what the one before wrote."""
     dataset, _, ipc = words.split()[:3]
     train, val = Path("/train_dir", dataset), Path("/val_dir", dataset)
     patches, recover, chosen = (steps[name] for name in ("patches", "recover", "random images"))
@@ -156,7 +167,9 @@ def test_every_step_finds_the_files_of_the_one_before(stand, monkeypatch, words)
         folders |= {ours.fkd_path, random.fkd_path}
         differing = {name for name, value in vars(ours).items() if value != getattr(random, name)}
         places = {"relabel": {"syn_data_path", "fkd_path"}, "validate": {"original_data_path", "fkd_path", "exp_name"}}
-        assert differing == places[step] | {"images"} | ({"method"} if step == "validate" else set())
+        assert differing == places[step] | {"images"} | ({"method"} if step == "validate" else set()) | (
+            {"draw"} if random.draw else set()
+        )
     folders |= {results_folder(steps["validate"]), results_folder(steps["random images: validate"])}
     assert len(folders) == 8
 
@@ -165,7 +178,7 @@ def test_every_step_finds_the_files_of_the_one_before(stand, monkeypatch, words)
 def test_the_teachers_that_are_trained_are_those_that_are_asked(stand, monkeypatch, dataset):
     """Those of imagenet1k are torchvision's."""
     stand.run(dataset)
-    steps = parsed(stand, monkeypatch)
+    steps = {name: runs[0] for name, runs in parsed(stand, monkeypatch).items()}
     asked = {*steps["recover"].teachers, *steps["relabel"].teachers, steps["patches"].observer}
     if steps["recover"].source == "offline":
         trained = recipes.teachers_of(DATASETS[dataset], steps["teachers"].recipe)
@@ -184,9 +197,9 @@ def test_a_step_that_fails_ends_the_run_with_its_status(stand, step, end):
     assert status == (137 if "KILL" in end else int(end[-1]))
     assert stand.calls == expected_calls("fashion_mnist", "fadrm+", "10", [], [])[: at + 1]
     assert output.endswith(f"\n=== {step}\n")
-    first, *rest = errors.splitlines()
-    assert first == "error: broken"
-    assert rest == [] or ("KILL" in end and len(rest) == 1 and " Killed " in rest[0])  # as bash tells of a killed job
+    lines = errors.splitlines()
+    lines.remove("error: broken")  # which passes through the log's tee, and may come behind what bash says
+    assert lines == [] or ("KILL" in end and len(lines) == 1 and " Killed " in lines[0])
 
 
 def test_what_cannot_be_is_told_before_the_first_step(stand):
@@ -389,5 +402,5 @@ def test_the_readmes_own_dataset_from_folders_to_the_report(tmp_path):
     top1 = {row: values["top1"]["mean"] for row, values in report["accuracy"].items()}
     assert top1.keys() == {"fadrm", "random real images"} and top1["fadrm"] == result["top1"]
     assert len(report["steps"]) == 8
-    for line in (r"teacher ConvNetBN_W32 +\d", r"fadrm \(1\) +\d", r"random real images \(1\) +\d", r"recover +\d"):
+    for line in (r"teacher ConvNetBN_W32 +\d", r"fadrm \(1\) +\d", r"random real images \(3\) +\d", r"recover +\d"):
         assert re.search(f"^{line}", done.stdout, re.MULTILINE), line

@@ -315,6 +315,11 @@ def test_a_variable_of_the_environment_wins_over_config(tmp_path):
     assert given == ["/data", "/data/train", "/elsewhere", "/data/patches"]
 
 
+def test_a_quoted_tilde_is_the_home_folder(tmp_path):
+    given = folders_of_config(tmp_path, Main_Data_Path="~/data", val_dir="/elsewhere/~/x", HOME="/home/me")
+    assert given == ["/home/me/data", "/home/me/data/train", "/elsewhere/~/x", "/home/me/data/patches"]
+
+
 # The log
 
 

@@ -3,6 +3,7 @@
 python -m validate.report cifar100 fadrm+ 10 ResNet18
 """
 
+import glob
 import os
 import statistics
 import sys
@@ -20,7 +21,7 @@ from utils.recipes.teachers import WHOLE_DATA_TOP1
 from utils.run.errors import UserError, run_entry
 from utils.run.files import read_json, write_json
 from utils.run.pictures import accuracy_curves
-from utils.run.records import Shape, check_shape
+from utils.run.records import Shape, check_shape, differences
 
 WIDTH = 78
 COLUMNS = (("top1", 8), ("top5", 8), ("best_top1", 11))
@@ -31,6 +32,7 @@ RESULT: Shape = {
     "metrics": [{"epoch": int}],
 }
 
+ONE_RUN = ("dataset", "method", "ipc", "student", "settings", "epochs", "test_images_sha256", "teachers")
 REPORT: Shape = {"seconds": float, "peak_memory_gib": float}
 USAGE = "usage: python -m validate.report DATASET METHOD IPC [STUDENT]"
 
@@ -55,6 +57,29 @@ def read_results(folder: Path) -> list[dict]:
     return sorted(results, key=lambda result: result["seed"])
 
 
+def draws_of(folder: Path) -> dict[int, Path]:
+    """The folders of results of all draws that there are: that of draw 0, and those beside it that end in _draw<K>."""
+    found = {0: folder} if folder.exists() else {}
+    for path in folder.parent.glob(f"{glob.escape(folder.name)}_draw*"):
+        number = path.name.removeprefix(f"{folder.name}_draw")
+        if number.isdecimal():
+            found[int(number)] = path
+    return dict(sorted(found.items()))
+
+
+def read_repeats(folder: Path) -> list[dict]:
+    """The results of all draws and seeds of a run; UserError where they differ in more than images and labels."""
+    repeats = [{**result, "draw": draw} for draw, path in draws_of(folder).items() for result in read_results(path)]
+    for result in repeats:
+        first, other = ({key: its.get(key) for key in ONE_RUN} for its in (repeats[0], result))
+        if first != other:
+            raise UserError(
+                f"{folder}_draw{result['draw']} has results of other settings than draw {repeats[0]['draw']} "
+                f"({differences(first, other)}): they are not repeats of one run; remove one of the two"
+            )
+    return repeats
+
+
 def summarise(folder: Path) -> dict:
     """Print the table of all seeds there are, with mean and spread; write it and the curves beside the results.
 
@@ -72,11 +97,20 @@ def summarise(folder: Path) -> dict:
     if len(seeds) > 1:
         print(f"{'mean':>8}" + "".join(f" {summary[n]['mean']:>{w}.2f}" for n, w in COLUMNS))
         print(f"{'std':>8}" + "".join(f" {summary[n]['std']:>{w}.2f}" for n, w in COLUMNS))
-    write_json(folder / "summary.json", summary)
+    path, curve = folder / "summary.json", folder / "curve.png"
+    known = read_json(path) if path.exists() else None
+    if known != summary or not curve.exists():
+        write_json(path, summary)
+        _draw_curves(curve, results)
+    print(f"  curve: {curve}", flush=True)
+    return summary
+
+
+def _draw_curves(path: Path, results: Sequence[dict]) -> None:
+    """A picture of top-1 over the epochs, a line for each seed."""
     curves = {f"seed {result['seed']}": curve_of(result) for result in results}
     title = f"{results[0]['student']} on {results[0]['dataset']}, {results[0]['method']}, IPC {results[0]['ipc']}"
-    print(f"  curve: {accuracy_curves(folder / 'curve.png', curves, title)}", flush=True)
-    return summary
+    accuracy_curves(path, curves, title)
 
 
 def curve_of(result: dict) -> list[tuple[int, float]]:
@@ -93,7 +127,7 @@ def print_students(summaries: Mapping[tuple[str, int], dict]) -> None:
 
 
 def spread(results: Sequence[dict], key: str) -> dict[str, float | None]:
-    """Mean and standard deviation over the seeds; no deviation for one."""
+    """Mean and standard deviation over seeds and draws; no deviation for one result."""
     values = [result[key] for result in results]
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
@@ -103,19 +137,19 @@ def shown(value: Mapping[str, float | None]) -> str:
 
 
 def mean_curve(results: Sequence[dict]) -> list[tuple[int, float]]:
-    """Top-1 over the epochs that were tested, the mean of the seeds."""
+    """Top-1 over the epochs that were tested, the mean of seeds and draws."""
     points = zip(*map(curve_of, results), strict=True)
-    return [(seeds[0][0], statistics.fmean(top1 for _, top1 in seeds)) for seeds in points]
+    return [(repeats[0][0], statistics.fmean(top1 for _, top1 in repeats)) for repeats in points]
 
 
 class Cell(NamedTuple):
-    """One cell of the table, and where each of its steps left its report."""
+    """One cell of the table, the folders of its rows' results, and where each of its steps left its reports."""
 
     validate: ValidateSettings
-    baseline: ValidateSettings
+    rows: Mapping[str, Path]
     teachers: Sequence[str]
     pool: Path
-    reports: Mapping[str, Path]
+    reports: Mapping[str, Sequence[Path]]
 
 
 def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None) -> Cell:
@@ -124,30 +158,25 @@ def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None
         raise UserError(f"IPC {ipc!r} is no number")
     dataset = get_dataset(dataset_name)
 
-    def stage(name: str, **others: str | None) -> Any:
+    def stage(name: str, **others: str | int | None) -> Any:
         return recipes.in_places(name, dataset, method, int(ipc), os.environ, **others)
 
-    patches, recover, relabel, baseline = (
-        stage("patches"),
-        stage("recover"),
-        stage("relabel"),
-        stage("relabel", images="random"),
-    )
-    folders = {
-        "teachers": recover.model_pool_dir,
-        "patches": patches.patch_dir / patches.selector,
-        "recover": recover.syn_data_path / recover.exp_name,
-        "relabel": store_folder(relabel.fkd_path, relabel.batch_size, int(ipc)),
-        "random images": baseline.syn_data_path,
-        "random images: relabel": store_folder(baseline.fkd_path, relabel.batch_size, int(ipc)),
+    validate, recover = stage("validate", student=student), stage("recover")
+    baseline = stage("validate", student=student, images="random")
+    rows = {
+        row: its.output_dir / its.dataset_name / its.exp_name
+        for row, its in ((method, validate), ("random real images", baseline))
     }
-    return Cell(
-        stage("validate", student=student),
-        stage("validate", student=student, images="random"),
-        relabel.teachers,
-        recover.model_pool_dir,
-        {step: folder / "report.json" for step, folder in folders.items()},
-    )
+    patches = stage("patches")
+    reports = {"teachers": [recover.model_pool_dir], "patches": [patches.patch_dir / patches.selector]}
+    for step, folder in zip(("recover", "random images"), rows.values(), strict=True):
+        draws = list(draws_of(folder)) or [0]
+        made = [stage("relabel", draw=draw, images=None if step == "recover" else "random") for draw in draws]
+        reports[step] = [its.syn_data_path for its in made]
+        labels = "relabel" if step == "recover" else f"{step}: relabel"
+        reports[labels] = [store_folder(its.fkd_path, its.batch_size, int(ipc)) for its in made]
+    reports = {step: [folder / "report.json" for folder in folders] for step, folders in reports.items()}
+    return Cell(validate, rows, stage("relabel").teachers, recover.model_pool_dir, reports)
 
 
 def report_cell(cell: Cell) -> Path:
@@ -156,11 +185,9 @@ def report_cell(cell: Cell) -> Path:
     Returns the file that it wrote. UserError where there are no results.
     """
     settings = cell.validate
-    rows = {settings.recipe: settings, "random real images": cell.baseline}
-    folders = {row: its.output_dir / its.dataset_name / its.exp_name for row, its in rows.items()}
-    results = {row: found for row, folder in folders.items() if (found := read_results(folder))}
+    results = {row: found for row, folder in cell.rows.items() if (found := read_repeats(folder))}
     if not results:
-        raise UserError(f"{folders[settings.recipe]} has no results: run validate first")
+        raise UserError(f"{cell.rows[settings.recipe]} has no results: run validate first")
     name = f"{settings.dataset_name}_{settings.recipe}_ipc{settings.ipc}_{recipes.file_name(settings.model)}"
     reports = settings.output_dir.parent / "reports"
     curves = {row: mean_curve(found) for row, found in results.items()}
@@ -174,7 +201,10 @@ def report_cell(cell: Cell) -> Path:
         "student": settings.model,
         "teachers": {teacher: record and record["top1"] for teacher, record in records.items()},
         "accuracy": {row: {key: spread(found, key) for key in ("top1", "best_top1")} for row, found in results.items()},
-        "seeds": {row: [result["seed"] for result in found] for row, found in results.items()},
+        **{
+            f"{kind}s": {row: [result[kind] for result in found] for row, found in results.items()}
+            for kind in ("seed", "draw")
+        },
         "steps": costs_of(cell, results),
     }
     write_json(reports / f"{name}.json", content)
@@ -186,10 +216,11 @@ def report_cell(cell: Cell) -> Path:
 def costs_of(cell: Cell, results: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, float]]:
     """Seconds and peak memory of every step that left them."""
     found = {}
-    for step, path in cell.reports.items():
-        if path.exists():
-            found[step] = [read_json(path)]
-            check_shape(path, found[step][0], REPORT, "remove it; the step writes it again")
+    for step, paths in cell.reports.items():
+        for path in filter(Path.exists, paths):
+            report = read_json(path)
+            check_shape(path, report, REPORT, "remove it; the step writes it again")
+            found.setdefault(step, []).append(report)
     found |= {f"{row}: validate": its for row, its in results.items()}
     return {
         step: {
@@ -209,7 +240,7 @@ def print_cell(content: Mapping) -> None:
         print(f"{'teacher ' + teacher:<50}{known:>28}")
     if dataset in WHOLE_DATA_TOP1:
         print(f"{'ResNet18 on the whole dataset (paper)':<50}{f'{WHOLE_DATA_TOP1[dataset]:.2f} % top-1':>28}")
-    print(f"\n{'student, % top-1 (mean and spread over seeds)':<50}{'last':>14}{'best':>14}")
+    print(f"\n{'student, % top-1 (mean and spread of so many)':<50}{'last':>14}{'best':>14}")
     for row, values in content["accuracy"].items():
         name = f"{row} ({len(content['seeds'][row])})"
         print(f"{name:<50}" + "".join(f"{shown(value):>14}" for value in values.values()))

@@ -6,9 +6,9 @@
         --output-dir results --exp-name mine
 
 The result is the last epoch's top-1; the best seen is reported beside it, since choosing an epoch on the test set
-flatters. A stopped run goes on from its last checkpoint; a seed that has its result is skipped. `--ipc` and `--model`
-may name several, which have a folder each: with several IPCs, paths that have {ipc} where the number goes. Several
-processes (torchrun) share IPCs, students and seeds out.
+flatters. A stopped run goes on from its last checkpoint; a seed that has its result is skipped. `--ipc`, `--model`
+and `--draw` may name several, which have a folder each: paths have {ipc} or {draw} where the number goes. Several
+processes (torchrun) share IPCs, students, draws and seeds out.
 """
 
 import time
@@ -26,7 +26,7 @@ from utils import recipes
 from utils.data.digests import digest_of_folder
 from utils.data.distilled import read_distilled
 from utils.data.embedded import ensure_embedded
-from utils.data.images import images_digest, list_images, load_test_images
+from utils.data.images import images_digest, list_images, load_test_images_once
 from utils.data.table import Dataset
 from utils.fkd.store import LabelStore, check_store, open_store
 from utils.recipes.settings import ValidateSettings
@@ -34,7 +34,7 @@ from utils.run.device import choose_device, describe_device, peak_memory_bytes, 
 from utils.run.errors import UserError, run_entry
 from utils.run.files import only_one, write_json
 from utils.run.records import check_record
-from utils.run.settings import Parser, identity_of, show
+from utils.run.settings import identity_of, show
 from utils.run.space import Output, print_dry_run, require_space
 from utils.run.team import Team, teamwork
 from utils.run.training_state import load_training
@@ -75,11 +75,10 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
         return
     for run in team.share([run for run in runs if run.is_done]):
         (run.place / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed just then
-    mine = team.share(pending)
-    if mine:
+    if pending:
         paths, test_labels = list_images(settings.val_dir, dataset)
-        test_set = LabelledImages(load_test_images(paths, dataset, settings.workers, "test images"), test_labels)
-    for run in mine:
+        test_set = LabelledImages(load_test_images_once(paths, dataset, settings.workers, team), test_labels)
+    for run in team.share(pending):
         started = time.monotonic()
         with only_one(run.place, f"the student {run.settings.model} with seed {run.seed} is being trained"):
             reset_peak_memory(device)
@@ -99,34 +98,30 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
     if team.is_main:
         summaries = {folder: summarise(folder) for folder in folders}
         if len(folders) > 1:
-            print_students({(cell.model, cell.ipc): summaries[results_folder(cell)] for cell in cells})
+            rows = [(cell.model + recipes.draw_suffix(cell.draw), cell.ipc) for cell in cells]
+            print_students({row: summaries[results_folder(cell)] for row, cell in zip(rows, cells, strict=True)})
 
 
 def parse_cells(argv: Sequence[str] | None) -> list[ValidateSettings]:
-    """Settings of a validate run for each IPC and student that --ipc and --model name; a recipe gives each its own.
+    """Settings of a validate run for each draw, IPC and student that --draw, --ipc and --model name.
 
-    Several have a folder of results each: where --exp-name gives several the same, IPC and student are put behind it.
-    UserError for one that is named twice, and for several IPCs whose images or labels would be the same.
+    A recipe gives each its own. Several have a folder of results each: where --exp-name gives several the same, IPC,
+    student and draw are put behind it. UserError for one that is named twice, and for several IPCs or draws whose
+    images or labels would be the same.
     """
-    finder = Parser("validate.validate", add_help=False)
-    finder.add_argument("--ipc", nargs="+")
-    finder.add_argument("--model", nargs="+")
-    found, others = finder.parse_known_args(argv)
-    for flag, values, kind in (("--ipc", found.ipc, "IPC"), ("--model", found.model, "student")):
-        if values is not None and len(set(values)) != len(values):
-            raise UserError(f"{flag} {' '.join(values)}: each {kind} once")
-    cells = []
-    for ipc in found.ipc or [None]:
-        for model in found.model or [None]:
-            words = [*others, *(["--ipc", ipc] if ipc else []), *(["--model", model] if model else [])]
-            cell = recipes.parse("validate", words)
-            cells.append(cell)
+    cells = recipes.parse_each("validate", argv, "--draw", "--ipc", "--model")
     if len({cell.exp_name for cell in cells}) < len(cells):
-        behind = [(f"_ipc{cell.ipc}" if found.ipc else "") + f"_{recipes.file_name(cell.model)}" for cell in cells]
+        behind = [
+            ("" if cell.ipc is None else f"_ipc{cell.ipc}")
+            + f"_{recipes.file_name(cell.model)}{recipes.draw_suffix(cell.draw)}"
+            for cell in cells
+        ]
         cells = [replace(cell, exp_name=cell.exp_name + name) for cell, name in zip(cells, behind, strict=True)]
     for name, flag in (("original_data_path", "--original-data-path"), ("fkd_path", "--fkd-path")):
-        if len({getattr(cell, name) for cell in cells}) < len(found.ipc or ()):
-            raise UserError(f"{flag} {getattr(cells[0], name)}: with several IPCs it needs {{ipc}} in its place")
+        places = {(cell.ipc, cell.draw): getattr(cell, name) for cell in cells}
+        if len(set(places.values())) < len(places):
+            missing = "{ipc}" if len({ipc for ipc, _ in places}) > 1 else "{draw}"
+            raise UserError(f"{flag} {getattr(cells[0], name)}: for several it needs {missing} in its place")
     return cells
 
 

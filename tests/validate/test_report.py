@@ -148,7 +148,13 @@ def config(tmp_path, monkeypatch):
 
 def folders_of(cell):
     """Where the results of the cell and of its baseline are."""
-    return [its.output_dir / its.dataset_name / its.exp_name for its in (cell.validate, cell.baseline)]
+    return list(cell.rows.values())
+
+
+def reports_of(cell):
+    """The reports of a cell of one draw."""
+    assert all(len(paths) == 1 for paths in cell.reports.values())
+    return {step: path for step, (path,) in cell.reports.items()}
 
 
 def write_teacher(pool, name, top1):
@@ -169,7 +175,7 @@ def test_a_cell_has_its_steps_where_the_stages_leave_them(tmp_path):
     data, labels = root / "generated_data", root / "generated_data/new_labels/cifar100"
     assert cell.pool == root / "pretrained_models/cifar100_pretrained_models"
     assert cell.teachers == ("ResNet18",)
-    assert cell.reports == {
+    assert reports_of(cell) == {
         "teachers": cell.pool / "report.json",
         "patches": tmp_path / "patch_dir/cifar100/medium/report.json",
         "recover": data / "syn_data/cifar100/fadrm_ipc10/report.json",
@@ -181,11 +187,11 @@ def test_a_cell_has_its_steps_where_the_stages_leave_them(tmp_path):
         data / "validate_output/cifar100/fadrm_ipc10_timm_resnet18",
         data / "validate_output/cifar100/random_by_fadrm_ipc10_timm_resnet18",
     ]
-    for settings, labels_of in ((cell.validate, "fadrm"), (cell.baseline, "random_by_fadrm")):
-        assert settings.fkd_path == labels / f"{labels_of}_bs16_ipc10"
-        assert (settings.model, settings.ipc, settings.dataset_name) == ("timm:resnet18", 10, "cifar100")
-    assert cell.validate.original_data_path == cell.reports["recover"].parent
-    assert cell.baseline.original_data_path == cell.reports["random images"].parent
+    assert list(cell.rows) == ["fadrm", "random real images"]
+    settings = cell.validate
+    assert (settings.model, settings.ipc, settings.dataset_name) == ("timm:resnet18", 10, "cifar100")
+    assert settings.original_data_path == reports_of(cell)["recover"].parent
+    assert settings.fkd_path == reports_of(cell)["relabel"].parent
     assert cell_of("cifar100", "fadrm", "10").validate.model == "ResNet18"  # the recipe's
 
 
@@ -193,7 +199,7 @@ def test_a_cell_has_its_steps_where_the_stages_leave_them(tmp_path):
 def test_every_method_has_cells(method):
     cell = cell_of("fashion_mnist", method, "10")
     assert cell.validate.model == "ConvNetBN_W32"
-    assert len(set(cell.reports.values())) == 6
+    assert len(set(reports_of(cell).values())) == 6
 
 
 @pytest.mark.parametrize(
@@ -223,15 +229,15 @@ def test_the_report_of_a_cell(capsys):
     write_results(distilled, result(0, (40.0, 44.0)), result(4, (42.0, 41.0)))
     write_results(random, result(0, (30.0, 31.0)), result(4, (30.0, 30.0)))
     write_teacher(cell.pool, "ResNet18", 78.25)
-    write_report(cell.reports["teachers"], 1.25, 0.5)
-    write_report(cell.reports["recover"], 100.0, 1.5)
+    write_report(reports_of(cell)["teachers"], 1.25, 0.5)
+    write_report(reports_of(cell)["recover"], 100.0, 1.5)
     path = report_cell(cell)
     printed = capsys.readouterr().out
     for line in (
         r"cifar100, fadrm, 10 images per class, student timm:resnet18",
         r"teacher ResNet18 +78\.25 % top-1",
         r"ResNet18 on the whole dataset \(paper\) +78\.90 % top-1",
-        r"student, % top-1 \(mean and spread over seeds\) +last +best",
+        r"student, % top-1 \(mean and spread of so many\) +last +best",
         r"fadrm \(2\) +42\.50 ± 2\.12 +43\.00 ± 1\.41",
         r"random real images \(2\) +30\.50 ± 0\.71 +30\.50 ± 0\.71",
         r"step +seconds +peak memory",
@@ -306,7 +312,7 @@ def test_a_cell_without_results_is_refused():
 def test_a_damaged_report_of_a_step_is_named(content):
     cell = cell_of("cifar100", "fadrm", "10")
     write_results(folders_of(cell)[0], result(0, (40.0, 44.0)))
-    path = cell.reports["recover"]
+    path = reports_of(cell)["recover"]
     path.parent.mkdir(parents=True)
     path.write_text(content)
     with pytest.raises(UserError, match=rf"{re.escape(str(path))} is damaged"):
@@ -315,12 +321,63 @@ def test_a_damaged_report_of_a_step_is_named(content):
 
 def test_costs_are_the_sum_of_seconds_and_the_most_of_memory():
     cell = cell_of("cifar100", "fadrm", "10")
-    write_report(cell.reports["patches"], 7.5, 0.125)
+    write_report(reports_of(cell)["patches"], 7.5, 0.125)
     found = report.costs_of(cell, {"fadrm": [result(0, (1.0, 2.0)), result(3, (1.0, 2.0))]})
     assert found == {
         "patches": {"seconds": 7.5, "peak_memory_gib": 0.125},
         "fadrm: validate": {"seconds": 41.0, "peak_memory_gib": 1.0},
     }
+
+
+# Draws
+
+
+def write_draws(cell, *draws):
+    """Results of seed 0 of the random images of these draws, by the top-1 of its last epoch."""
+    folder = folders_of(cell)[1]
+    for draw, top1 in draws:
+        write_results(folder.with_name(folder.name + recipes.draw_suffix(draw)), result(0, (30.0, top1), settings={}))
+
+
+def test_draws_of_random_images_are_repeats_and_cost_what_all_do(capsys):
+    write_draws(cell_of("cifar100", "fadrm", "10"), (0, 30.0), (2, 33.0), (10, 36.0))
+    cell = cell_of("cifar100", "fadrm", "10")
+    for path, seconds in zip(cell.reports["random images: relabel"], (1.0, 2.0, 4.0), strict=True):
+        write_report(path, seconds, seconds)
+    content = json.loads(report_cell(cell).read_text())
+    assert content["accuracy"]["random real images"]["top1"] == {"mean": 33.0, "std": 3.0}
+    assert content["draws"] == {"random real images": [0, 2, 10]}
+    assert content["seeds"] == {"random real images": [0, 0, 0]}
+    assert content["steps"]["random images: relabel"] == {"seconds": 7.0, "peak_memory_gib": 4.0}
+    assert content["steps"]["random real images: validate"]["seconds"] == 3 * 20.5
+    assert re.search(r"^random real images \(3\) +33\.00 ± 3\.00", capsys.readouterr().out, re.MULTILINE)
+    names = [path.parent.name for path in cell.reports["random images: relabel"]]
+    assert names == [
+        "random_by_fadrm_bs16_ipc10",
+        "random_by_fadrm_draw2_bs16_ipc10",
+        "random_by_fadrm_draw10_bs16_ipc10",
+    ]
+
+
+def test_draws_of_other_settings_are_no_repeats():
+    cell = cell_of("cifar100", "fadrm", "10")
+    folder = folders_of(cell)[1]
+    write_draws(cell, (0, 30.0))
+    write_results(folder.with_name(f"{folder.name}_draw1"), result(0, (30.0, 31.0), settings={"temperature": 2.0}))
+    with pytest.raises(UserError) as refused:
+        report_cell(cell)
+    assert str(refused.value) == (
+        f"{folder}_draw1 has results of other settings than draw 0 (settings.temperature (none there, 2.0 here)): "
+        "they are not repeats of one run; remove one of the two"
+    )
+
+
+def test_a_folder_that_is_no_draw_is_left_out():
+    cell = cell_of("cifar100", "fadrm", "10")
+    write_draws(cell, (0, 30.0))
+    folder = folders_of(cell)[1]
+    write_results(folder.with_name(f"{folder.name}_drawing"), result(0, (30.0, 99.0)))
+    assert [its["top1"] for its in report.read_repeats(folder)] == [30.0]
 
 
 # The command

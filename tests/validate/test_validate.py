@@ -119,9 +119,17 @@ def test_a_name_that_is_part_of_another_is_told_apart(words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--original-data-path i --fkd-path l{ipc} --ipc 1 10", "--original-data-path i: with several IPCs"),
-        ("--original-data-path i{ipc} --fkd-path l --ipc 1 10", "--fkd-path l: with several IPCs it needs {ipc}"),
-        ("--original-data-path i{ipc} --fkd-path l{ipc} --ipc 1 1", "--ipc 1 1: each IPC once"),
+        ("--original-data-path i --fkd-path l{ipc} --ipc 1 10", "--original-data-path i: for several it needs {ipc}"),
+        (
+            "--original-data-path i{ipc} --fkd-path l --ipc 1 10",
+            "--fkd-path l: for several it needs {ipc} in its place",
+        ),
+        ("--original-data-path i{ipc} --fkd-path l{ipc} --ipc 1 1", "--ipc 1 1: each once"),
+        ("--original-data-path i{ipc} --fkd-path l{ipc} --ipc 1 --draw 2 2", "--draw 2 2: each once"),
+        (
+            "--original-data-path i{ipc} --fkd-path l{ipc} --ipc 1 --draw 0 2",
+            "--original-data-path i1: for several",
+        ),
         ("--original-data-path i{ipc} --fkd-path l{ipc} --ipc x", "invalid int value: 'x'"),
     ],
 )
@@ -295,7 +303,7 @@ def test_micro_batches_see_the_halves_that_relabel_made(labelled, monkeypatch):
         (["--epochs", "0"], "--epochs 0: it must be from 1 to 99,999"),
         (["--seed", "1", "1"], "--seed 1 1: each seed once"),
         (["--seed"], "--seed is missing: one student for each seed"),
-        (["--model", "ResNet18", "ResNet18"], "--model ResNet18 ResNet18: each student once"),
+        (["--model", "ResNet18", "ResNet18"], "--model ResNet18 ResNet18: each once"),
         (["--dist-url", "x"], "torchrun"),
     ],
 )

@@ -1,5 +1,6 @@
 """Statistic matching: an image batch should give each watched layer the statistics it saw in training.
- The layers' inputs are large, so a BatchNorm's is read once on the way forward, for its statistics, and once on the way
+
+The layers' inputs are large, so a BatchNorm's is read once on the way forward, for its statistics, and once on the way
 back, where the gradient of the statistics joins the layer's own.
 """
 

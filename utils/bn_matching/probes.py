@@ -1,5 +1,6 @@
 """Probes: which statistics of a teacher recover matches.
- A probe names the layers that it watches, measures vectors of each one's input, and says what these should be. The
+
+A probe names the layers that it watches, measures vectors of each one's input, and says what these should be. The
 distance R is the sum over layers and vectors of the L2 norm of their difference. Built by `MatchedTeacher`, one for
 each teacher.
 """

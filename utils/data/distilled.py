@@ -10,7 +10,7 @@ from torch import Tensor
 from utils.data.images import list_images, load_images, open_image
 from utils.data.table import Dataset
 from utils.run.errors import UserError
-from utils.run.files import write_png
+from utils.run.files import is_the_systems, write_png
 from utils.run.space import Output
 
 MADE_WITH = "made with"  # the PNG text chunk that holds the digest of settings and patches
@@ -54,7 +54,7 @@ def is_made_with(path: Path, digest: str, size: int) -> bool:
         with open_image(path) as image:
             image.load()  # all rows
     except OSError as error:
-        if error.errno is not None:
+        if is_the_systems(error):
             raise
         return False
     except (

@@ -1,10 +1,15 @@
 """Class folders of images, and decoding them into uint8 tensors, normalised tensors and back."""
 
+import errno
 import hashlib
+import math
 import os
 import re
 import signal
+import struct
+import tempfile
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,10 +26,13 @@ from tqdm import tqdm
 
 from utils.data.table import Dataset
 from utils.run.errors import UserError
+from utils.run.files import is_the_systems
+from utils.run.team import Team
 
 IMAGE_SUFFIXES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"))
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's names of these
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")  # which Pillow would clip at 255
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type of its header
 DECODED_TOGETHER = 256  # images that a worker process hands back at a time
 # Decoding this many pixels takes one process some five seconds; starting workers takes about as long.
 PIXELS_WORTH_WORKERS = 2**25
@@ -138,6 +146,8 @@ def decode(path: Path) -> Image.Image:
     """The image in a file, in RGB: grey is repeated, palettes are looked up. UserError if it does not decode."""
     try:
         with open_image(path) as image:
+            if image.format == "PNG":
+                _require_all_rows(path)
             if image.mode in DEEP_MODES:
                 image = _eight_bits(image)
             return image.convert("RGB")
@@ -148,9 +158,24 @@ def decode(path: Path) -> Image.Image:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise almost anything at a damaged file
-        if isinstance(error, OSError) and error.errno is not None:  # the system's own
+        if is_the_systems(error):
             raise
         raise UserError(f"{path} does not decode ({error}): replace the file or remove it") from None
+
+
+def _require_all_rows(path: Path) -> None:
+    """ValueError for a PNG whose pixels end early, which Pillow would leave black."""
+    with path.open("rb") as file:
+        width, height, depth, colour = struct.unpack(">IIBB", file.read(26)[16:])
+        file.seek(33)  # behind the first chunk
+        inflate, found = zlib.decompressobj(), 0
+        while not inflate.eof and (head := file.read(8)):
+            size, kind = struct.unpack(">I4s", head)
+            content = file.read(size + 4)[:-4]
+            if kind == b"IDAT":
+                found += len(inflate.decompress(content))
+    if found < height * (width * depth * PNG_CHANNELS[colour] // 8):
+        raise ValueError("its pixels end early")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -184,6 +209,35 @@ def load_test_images(
     `load_images`.
     """
     return _load(paths, _test_view_of(dataset), dataset.size, workers, progress)
+
+
+def load_test_images_once(paths: Sequence[Path], dataset: Dataset, workers: int, team: Team) -> Tensor:
+    """`load_test_images` for all processes of a run, which hold them once on each machine: every process calls this.
+
+    They lie in a file of the system's folder for temporary files (TMPDIR), which has no name any more once all have
+    mapped it. UserError where there is no room for it.
+    """
+    if team.count == 1:
+        return load_test_images(paths, dataset, workers, "test images")
+    name = None
+    try:
+        if team.local_rank == 0:
+            with tempfile.NamedTemporaryFile(prefix="test_images_", delete=False) as file:
+                name = file.name
+                for chunk in _decoded(paths, _test_view_of(dataset), dataset.size, workers, "test images"):
+                    file.write(chunk)
+        shape = (len(paths), 3, dataset.size, dataset.size)
+        theirs = team.gather(name)[team.rank - team.local_rank]
+        images = torch.from_file(theirs, shared=True, size=math.prod(shape), dtype=torch.uint8).view(shape)
+        team.wait()  # until all have mapped it
+        return images
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(f"{name}: no room for the test images: name a folder with more in TMPDIR") from None
+    finally:
+        if name is not None:
+            Path(name).unlink()
 
 
 def check_images(paths: Sequence[Path], dataset: Dataset, workers: int = 0, progress: str | None = "checking") -> None:

@@ -3,9 +3,11 @@ own.
 
     source config.sh && python -m utils.data.prepare cifar100
     python -m utils.data.prepare flowers --train my/train --val my/val --size 64   # your class folders, as `flowers`
- Real images lie in class folders: `<train_dir>/<dataset>/<class>/*` and `<val_dir>/<dataset>/<class>/*`. Every class
+
+Real images lie in class folders: `<train_dir>/<dataset>/<class>/*` and `<val_dir>/<dataset>/<class>/*`. Every class
 folder and image is counted, with --check-images also decoded. A split is laid out whole or not at all.
- With --train and --val, class folders anywhere become a dataset of that name: its classes are counted, each channel's
+
+With --train and --val, class folders anywhere become a dataset of that name: its classes are counted, each channel's
 mean and deviation are measured, images are brought to the size where they have another (32 and 64 pixels) and laid out,
 and a description is written to `<Main_Data_Path>/datasets/<name>.json`. From then on `bash run.sh NAME fadrm+ 10`
 works, with the recipe of the size: 32 as cifar100, 64 as tiny_imagenet, 224 as imagenet-nette.

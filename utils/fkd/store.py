@@ -1,5 +1,6 @@
 """FKD soft-label storage: the label store on disk.
- A store is a folder: `manifest.json` and one `epoch_<e:05d>.safetensors` an epoch, each whole or absent. Place i of an
+
+A store is a folder: `manifest.json` and one `epoch_<e:05d>.safetensors` an epoch, each whole or absent. Place i of an
 epoch's tensors is place i of its order, not image i. After FKD (Shen and Xing 2022) with one difference: an epoch is
 one file of plain tensors, which can be mapped and cannot run code. Format 2 is format 1 and `tile_order`; a store
 without tiles is one of format 1.

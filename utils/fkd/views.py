@@ -1,5 +1,6 @@
 """Views: random resized crop, flip, tile shuffle, CutMix and MixUp, as functions of tensors.
- What is random is drawn first, as integers, for a whole epoch at once; what is done with it is arithmetic on whole
+
+What is random is drawn first, as integers, for a whole epoch at once; what is done with it is arithmetic on whole
 batches. So a stored draw can be replayed exactly, on any device.
 """
 

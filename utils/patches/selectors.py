@@ -1,5 +1,6 @@
 """Selectors: which crops, or which images, of a class are taken, and in which order.
- A selector is a function of the candidates of a class, how many to take and a generator of its own; it gives their
+
+A selector is a function of the candidates of a class, how many to take and a generator of its own; it gives their
 places: int64, count x 2, the image and the crop of each.
 """
 

@@ -2,11 +2,13 @@
 
     python -m utils.recipes                          # the methods there are
     python -m utils.recipes cifar100 fadrm+ 10       # the three commands, every flag spelled out
- A method is a file in this folder with a name (`METHOD`) and a function `recipe(dataset, ipc)`; its docstring names
+
+A method is a file in this folder with a name (`METHOD`) and a function `recipe(dataset, ipc)`; its docstring names
 paper, command and expected results. Nothing here imports PyTorch, so that a recipe is there at once.
 """
 
 import importlib
+import itertools
 import os
 import pkgutil
 import re
@@ -120,6 +122,11 @@ def student_rate(dataset: Dataset, method: str | None, student: str, ipc: int) -
     return (*known[student], False) if student in known else (*default_rate(ipc), True)
 
 
+def draw_suffix(draw: int) -> str:
+    """What names of folders of a draw end in: nothing for draw 0."""
+    return f"_draw{draw}" if draw else ""
+
+
 def file_name(model: str) -> str:
     """A network's name as names of files and folders have it: timm:<name> without the colon."""
     return model.replace(":", "_")
@@ -140,6 +147,23 @@ def parse(stage: str, argv: Sequence[str] | None) -> Any:
     given = fill_places(given, os.environ)
     check(given)
     return given.resolved()
+
+
+def parse_each(stage: str, argv: Sequence[str] | None, *flags: str) -> list[Any]:
+    """`parse` for each value, and each combination of them, where flags that take one are given several.
+
+    UserError for a value that is given twice.
+    """
+    finder = Parser(STAGES[stage].module, add_help=False)
+    for flag in flags:
+        finder.add_argument(flag, nargs="+")
+    found, others = finder.parse_known_args(argv)
+    given = {flag: values for flag, values in zip(flags, vars(found).values(), strict=True) if values is not None}
+    for flag, values in given.items():
+        if len(set(values)) != len(values):
+            raise UserError(f"{flag} {' '.join(values)}: each once")
+    combinations = itertools.product(*([(flag, value) for value in values] for flag, values in given.items()))
+    return [parse(stage, [*others, *itertools.chain(*words)]) for words in combinations]
 
 
 def recipe_settings(stage: str, argv: Sequence[str] | None) -> dict[str, object]:
@@ -195,13 +219,14 @@ def fill_places(settings: Any, environment: Mapping[str, str]) -> Any:
     recipe, model = getattr(settings, "recipe", None), getattr(settings, "model", None)
     images = getattr(settings, "images", None) or recipe
     known = {
-        "root": environment.get("Main_Data_Path"),
-        **{name: environment.get(name) for name in ("train_dir", "val_dir", "patch_dir")},
+        "root": environment.get("Main_Data_Path") or None,
+        **{name: environment.get(name) or None for name in ("train_dir", "val_dir", "patch_dir")},
         "dataset": settings.dataset_name,
         "ipc": getattr(settings, "ipc", None),
         "batch_size": getattr(settings, "batch_size", None),
         "selector": getattr(settings, "selector", None),
         "model": file_name(model) if isinstance(model, str) else None,
+        "draw": draw_suffix(getattr(settings, "draw", 0)),
         "images": images,
         "labels": recipe if images == recipe else f"{images}_by_{recipe}",
     }
@@ -213,7 +238,7 @@ def fill_places(settings: Any, environment: Mapping[str, str]) -> Any:
         if field.metadata["place"] is None or "{" not in str(template):
             continue
         names = re.findall(r"\{(\w*)\}", str(template))
-        if value is None and not field.metadata["required"] and not all(known.get(name) for name in names):
+        if value is None and not field.metadata["required"] and any(known.get(name) is None for name in names):
             continue
         flag, kind = settings_module.flags_of(field)[0], settings_module.shape_of(type(settings), field)[0]
         filled[field.name] = kind(_fill(str(template), names, known, flag))
@@ -225,7 +250,7 @@ def _fill(template: str, names: Sequence[str], known: Mapping[str, object], flag
     for name in names:
         if name not in known:
             raise UserError(f"{flag} {template}: {{{name}}} stands for nothing; there are {' '.join(known)}")
-        if not known[name]:
+        if known[name] is None:
             variable = {"root": "Main_Data_Path"}.get(name, name)
             if variable in ("Main_Data_Path", "train_dir", "val_dir", "patch_dir"):
                 raise UserError(f"{variable} is not set: give it in config.sh, or in the environment; or name {flag}")

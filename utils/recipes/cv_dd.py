@@ -1,10 +1,12 @@
 """CV-DD: committee voting for dataset distillation (Cui et al., arXiv 2501.07575).
- Each image index has a pair of teachers, both asked in every iteration, weighed by softmax(prior / 5); labels are the
+
+Each image index has a pair of teachers, both asked in every iteration, weighed by softmax(prior / 5); labels are the
 logits of the whole committee, weighed by softmax(prior / 10). A prior is what a student reaches on images of that
 teacher.
 
     bash run.sh cifar100 cv-dd 10 ResNet18
- CV-DD's ResNet18 at IPC 1, 10, 50, students trained for 300 epochs: cifar10 26.1, 44.6, 70.1 %; cifar100 15.9, 53.6,
+
+CV-DD's ResNet18 at IPC 1, 10, 50, students trained for 300 epochs: cifar10 26.1, 44.6, 70.1 %; cifar100 15.9, 53.6,
 65.1; tiny_imagenet 10.1, 47.8, 54.1; imagenet-nette 36.2, 64.1, 81.6; imagenet1k 9.2, 46.0, 59.5 (FADRM's table 2 has
 higher ones for cifar100). Here: the whole method, under FADRM's protocol of labels and students. At IPC 10 the pair of
 index i is the i-th of ten, at IPC 1 it is fixed, else it is drawn by seed (published: by none). Where no priors are

@@ -1,5 +1,6 @@
 """FADRM: data residual matching with one teacher (Cui et al., NeurIPS 2025, arXiv 2506.24125).
- Real patches are optimised against ResNet18 in stages of alternating size; between two stages the patch is mixed back
+
+Real patches are optimised against ResNet18 in stages of alternating size; between two stages the patch is mixed back
 in.
 
     bash run.sh cifar100 fadrm 10 ResNet18

@@ -3,7 +3,8 @@
 As FADRM, but each iteration asks the next teacher of a list, and labels are the mean of all their logits.
 
     bash run.sh cifar100 fadrm+ 10 ResNet18
- The paper's ResNet18 at IPC 1, 10, 50 (table 2; imagenet1k of the camera-ready): cifar100 40.6, 67.9, 71.3 %;
+
+The paper's ResNet18 at IPC 1, 10, 50 (table 2; imagenet1k of the camera-ready): cifar100 40.6, 67.9, 71.3 %;
 tiny_imagenet 40.4, 52.8, 58.7; imagenet-nette 39.2, 69.0, 84.6; imagewoof 22.8, 57.3, 72.6; imagenet1k 14.7, 50.9,
 61.2.
 """

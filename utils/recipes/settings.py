@@ -31,14 +31,16 @@ WEIGHTINGS = ("equal", "prior")
 AMP, COMPILE = ("auto", "off", "fp16", "bf16"), ("auto", "off", "on")
 COMPILE_HELP = "torch.compile, with CUDA graphs on CUDA; auto: on CUDA, and on a CPU where it wins its time back"
 SOURCE_HELP = "offline: teachers from --model-pool-dir; online: torchvision's IMAGENET1K_V1 weights"
+DRAW_HELP = "an independent repetition: seeds are so much larger, folders end in _draw<K>; several: a run for each"
 OWN_TRAIN, OWN_VAL = "the dataset's own folder of training images", "the dataset's own folder of validation images"
 ONLINE = {"--online": "online", "--no-online": "offline"}
 
 # Where things lie in the folders of config.sh; {images} and {labels} are explained in utils/recipes/__init__.py.
 TRAIN, VAL, PATCHES = "{train_dir}/{dataset}", "{val_dir}/{dataset}", "{patch_dir}/{dataset}"
 POOL = "{root}/pretrained_models/{dataset}_pretrained_models"
-IMAGES, RUN = "{root}/generated_data/syn_data/{dataset}", "{images}_ipc{ipc}"
-LABELS, RESULTS = "{root}/generated_data/new_labels/{dataset}/{labels}", "{root}/generated_data/validate_output"
+IMAGES, RUN = "{root}/generated_data/syn_data/{dataset}", "{images}_ipc{ipc}{draw}"
+LABELS = "{root}/generated_data/new_labels/{dataset}/{labels}{draw}"
+RESULTS = "{root}/generated_data/validate_output"
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,14 @@ class PatchSettings(RecipeSettings):
 class ImageSettings(StageSettings):
     """recover.choose_images"""
 
+    draw: int = setting(0, DRAW_HELP, within=INDEX)
     ipc: int | None = setting(None, "images per class", within=MANY, required=True)
     selector: str = setting("random", "how they are chosen", choices=SELECTORS)
     observer: str = setting("ResNet18", "the teacher that a selector asks, if it asks one")
     source: str = setting("offline", SOURCE_HELP, "--pretrained-model-type", choices=SOURCES)
     train_dir: Path | None = folder(TRAIN, OWN_TRAIN, group="files")
     syn_data_path: Path | None = folder(IMAGES, "folder that holds --exp-name")
-    exp_name: str | None = folder("{selector}_ipc{ipc}", "folder of this run's images")
+    exp_name: str | None = folder("{selector}_ipc{ipc}{draw}", "folder of this run's images")
     model_pool_dir: Path | None = folder(POOL, "folder of teacher checkpoints", required=False)
     workers: int = setting(0, "processes that decode (0: this one)", within=WORKERS)
 
@@ -126,6 +129,7 @@ class ImageSettings(StageSettings):
 class RecoverSettings(RecipeSettings):
     """recover.recover"""
 
+    draw: int = younger(0, DRAW_HELP, within=INDEX)
     syn_data_path: Path | None = folder(IMAGES, "folder that holds --exp-name", group="files")
     exp_name: str | None = folder(RUN, "folder of this run's images")
     patch_dir: Path | None = folder(PATCHES, "the dataset's own patch folder", required=False)
@@ -231,6 +235,7 @@ class RelabelSettings(RecipeSettings):
     """relabel.relabel"""
 
     seed: int | None = setting(None, "views and mixes follow from it (default: --fkd-seed)", within=SEED)
+    draw: int = setting(0, DRAW_HELP, within=INDEX)
     images: str | None = setting(None, "the images' name where they are not the recipe's (random, ...)", group="files")
     syn_data_path: Path | None = folder(f"{IMAGES}/{RUN}", "the distilled images: class folders")
     fkd_path: Path | None = folder(LABELS, "labels go to <fkd-path>_bs<bs>_ipc<N>")
@@ -288,6 +293,7 @@ class ValidateSettings(RecipeSettings):
     """validate.validate"""
 
     seed: tuple[int, ...] = setting((0,), "one student for each seed", within=SEED, required=True)
+    draw: int = setting(0, "of images and labels: their folders, and the results', end in _draw<K>", within=INDEX)
     model: str | None = setting(None, "the student; several: a run for each", required=True)
     method: str | None = setting(None, "what the results call the method (default: --recipe, else --exp-name)")
     images: str | None = setting(None, "the images' name where they are not the recipe's (random, ...)", group="files")
@@ -295,7 +301,7 @@ class ValidateSettings(RecipeSettings):
     fkd_path: Path | None = folder(LABELS + "_bs{batch_size}_ipc{ipc}", "the label store: the whole folder")
     val_dir: Path | None = folder(VAL, OWN_VAL)
     output_dir: Path | None = folder(RESULTS, "results: <output-dir>/<dataset>/<exp-name>/seed<n>")
-    exp_name: str | None = folder("{labels}_ipc{ipc}_{model}", "folder of this run's results")
+    exp_name: str | None = folder("{labels}_ipc{ipc}_{model}{draw}", "folder of this run's results")
     workers: int = setting(4, "processes that decode the validation images, once", "--workers -j", within=WORKERS)
     verify: bool = setting(False, "read all labels against their checksums first")
     epochs: int = shaping(300, "epochs; the store has at least as many", within=EPOCHS, group="training")

@@ -1,5 +1,6 @@
 """Data residual matching (FADRM, NeurIPS 2025): between two stages something real is mixed back into the image.
- A residual is a function of the images, the number of the stage that begins and its size; its builder takes the
+
+A residual is a function of the images, the number of the stage that begins and its size; its builder takes the
 settings and the batch's patches (B x 3 x S x S, normalised; None where a run has none).
 """
 

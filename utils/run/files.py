@@ -89,18 +89,23 @@ def write_json(path: Path, content: object, only_new: bool = False) -> bool:
 def reading(path: Path, remedy: str) -> Iterator[None]:
     """Turn whatever a library raises over the content of a file into a UserError that names it.
 
-    What the system raises (no right to read it, too many open files, a stale handle) stays what it is, and so does a
-    refused pickle; but for an invalid argument, such as a place before the start of a file cut short.
+    What the system raises stays what it is, and so does a refused pickle.
     """
     try:
         yield
     except (UserError, MemoryError, pickle.UnpicklingError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        if is_the_systems(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is damaged ({type(error).__name__}: {reason}): {remedy}") from error
+
+
+def is_the_systems(error: Exception) -> bool:
+    """Whether an error over a file is the system's own (no right to read it, too many open files, a stale handle) and
+    tells nothing of its content; an invalid argument does, such as a place before the start of a file cut short."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -150,10 +150,12 @@ class Trusted(nn.Module):
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         answers: list[tuple[list[Tensor], list[Tensor]]] = []
         for network in (self.network, self.fast[0]):
-            with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
-                answers.append(answer_of(network, self.network, images, others))
-            for name, buffer in self.network.named_buffers():  # both begin with the same running statistics
-                buffer.data.copy_(buffers[name])
+            try:
+                with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
+                    answers.append(answer_of(network, self.network, images, others))
+            finally:
+                for name, buffer in self.network.named_buffers():  # all begin with the same running statistics
+                    buffer.data.copy_(buffers[name])
         self.differences = [farthest(*pair) for pair in zip(*answers, strict=True)]
         for what, difference, most in zip(("outputs", "gradients"), self.differences, rounding(images), strict=True):
             if difference > most:

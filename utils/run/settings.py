@@ -151,7 +151,8 @@ def _add(group: Any, owner: type[StageSettings], field: dataclasses.Field) -> No
         options["action"] = argparse.BooleanOptionalAction
     else:
         spellings = field.metadata["spellings"] or {}
-        options["type"] = lambda word: spellings[word] if word in spellings else kind(word)
+        read = _path if kind is Path else kind
+        options["type"] = lambda word: spellings.get(word) or read(word)
         options["type"].__name__ = kind.__name__
         options["nargs"] = "*" if several else None
         options["metavar"] = _metavar(kind, field)
@@ -160,6 +161,11 @@ def _add(group: Any, owner: type[StageSettings], field: dataclasses.Field) -> No
         group.add_argument(
             flag, dest=field.name, action="store_const", const=value, default=field.default, help=f"the same as {value}"
         )
+
+
+def _path(word: str) -> Path:
+    """A path as given, but for the ~ that a shell leaves in --flag=~/folder and in quotes."""
+    return Path(word).expanduser() if word.startswith("~/") else Path(word)
 
 
 def _metavar(kind: type, field: dataclasses.Field) -> str:

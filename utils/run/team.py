@@ -59,6 +59,14 @@ class Team(NamedTuple):
             work.wait()
         return int(total)
 
+    def gather(self, value: T) -> list[T]:
+        """What every process gives, by rank. Each waits here for all others."""
+        self.wait()  # where Ctrl-C is heard
+        values = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def wait(self) -> None:
         """Wait until every process is here."""
         self.total(0)

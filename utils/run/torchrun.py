@@ -1,5 +1,6 @@
 """torchrun, ending as its processes end: python -m utils.run.torchrun --nproc-per-node N -m MODULE FLAGS...
- torchrun itself ends every failure in a traceback of its own and exit status 1, also where a process has said in one
+
+torchrun itself ends every failure in a traceback of its own and exit status 1, also where a process has said in one
 line what was wrong.
 """
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from utils.bn_matching import kernels
 from utils.bn_matching.kernels import gradient_sums, has_cpu_kernels, largest_divisor, statistics_of_rows, weighted_sum
 from utils.run.randomness import generator_for
 
@@ -52,6 +53,20 @@ def test_sums_and_products_of_a_gradient(shape, memory_format, relative):
     found = weighted_sum(gradient, weight, values, mean, inverse_std, out=torch.empty_like(values))
     weight, mean, inverse_std = (each.view(by_channel) for each in (weight, mean, inverse_std))
     assert relative(found, wide * weight + values * mean + inverse_std) < 1e-6
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01, torch.nan])
+def test_a_kernel_is_trusted_after_it_agreed(monkeypatch, capsys, factor):
+    monkeypatch.setattr(kernels, "_trusted", {})
+    plain, asked = [torch.arange(5.0), torch.ones(5)], []
+    found = [vector * factor for vector in plain]
+    for _ in range(2):
+        assert kernels.agrees("name", found, lambda: asked.append(1) or plain) is (factor == 1)
+    assert len(asked) == 1  # the first time
+    note = "note: the kernel name does not give what its plain version gives: taking that\n"
+    assert capsys.readouterr().out == ("" if factor == 1 else note)
+    halves = [vector.half() for vector in plain]
+    assert kernels.agrees("name", halves, lambda: halves)  # another type is compared anew
 
 
 def test_the_largest_divisor():

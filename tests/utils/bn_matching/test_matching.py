@@ -198,6 +198,17 @@ def test_another_probe_measures_other_layers():
     answer[1].backward()
 
 
+def test_sums_by_segment_are_those_by_index():
+    """What CUDA takes, in a fixed order, in place of what a CPU takes."""
+    sizes = torch.tensor([3, 1, 64, 7])
+    values = torch.randn(75, generator=torch.Generator().manual_seed(0)).square().requires_grad_(True)
+    owners = torch.repeat_interleave(torch.arange(4), sizes)
+    sums = torch.segment_reduce(values, "sum", lengths=sizes, unsafe=True)
+    assert torch.allclose(sums, torch.zeros(4).index_add(0, owners, values), rtol=1e-6)
+    sums.sqrt().sum().backward()
+    assert torch.allclose(values.grad, (0.5 / sums.detach().sqrt())[owners], rtol=1e-6)
+
+
 def test_a_constant_channel_has_finite_statistics_and_gradient():
     """As float16 makes them: its variance is 0, not the inverse of an inverse."""
     images = IMAGES.clone()

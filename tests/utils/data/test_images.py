@@ -1,6 +1,10 @@
 """Class folders, and decoding."""
 
+import errno
 import os
+import struct
+import tempfile
+import zlib
 
 import numpy as np
 import pytest
@@ -21,12 +25,14 @@ from utils.data.images import (
     list_images,
     load_images,
     load_test_images,
+    load_test_images_once,
     normalise,
     open_image,
     to_pixels,
 )
 from utils.data.table import DATASETS, get_dataset
 from utils.run.errors import UserError
+from utils.run.team import Team
 
 CIFAR10 = get_dataset("cifar10")
 NETTE = get_dataset("imagenet-nette")
@@ -200,6 +206,86 @@ def test_truncated_file_is_named(tmp_path, suffix, share):
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(UserError, match=rf"{path} does not decode"):
         decode(path)
+
+
+def png(rows, side=32):
+    """An RGB PNG, written by hand, of which only so many rows are there."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    pixels = zlib.compress((b"\0" + bytes(range(3 * side))) * rows)
+    half = len(pixels) // 2
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + chunk(b"IDAT", pixels[:half])
+        + chunk(b"IDAT", pixels[half:])
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 16, 31])
+def test_a_png_that_ends_after_some_of_its_rows_is_refused(tmp_path, rows):
+    path = tmp_path / "image.png"
+    path.write_bytes(png(rows))
+    with Image.open(path) as image:
+        assert image.convert("RGB").size == (32, 32)  # which Pillow takes as it is
+    with pytest.raises(UserError, match=rf"{path} does not decode \(its pixels end early\)"):
+        decode(path)
+    path.write_bytes(png(32))
+    assert (np.asarray(decode(path)) == np.arange(96).reshape(1, 32, 3)).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("side", [1, 7, 32])
+def test_whole_pngs_of_every_kind_decode(tmp_path, mode, side):
+    image = Image.new(mode, (side, side), 1)
+    for name, options in (("plain", {}), ("palette", {"bits": 1} if mode == "P" else {})):
+        image.save(tmp_path / f"{name}.png", **options)
+        assert decode(tmp_path / f"{name}.png").size == (side, side)
+
+
+def test_processes_of_a_machine_hold_test_images_once(tmp_path, monkeypatch):
+    """The first decodes them into a file, the second maps it, and then it has no name any more."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    make_classes(tmp_path / "val", [f"class{number}" for number in range(10)])
+    paths, _ = list_images(tmp_path / "val", CIFAR10)
+    seen = {}
+
+    class Member(Team):
+        def gather(self, value):
+            if self.rank == 2:  # the first of the second machine
+                (name,) = (tmp_path / "temporary").iterdir()
+                assert value == str(name)
+                seen["other"] = load_test_images_once(paths, CIFAR10, 0, Member(3, 4, 1))
+                return [None, None, value, None]
+            (name,) = (tmp_path / "temporary").iterdir()
+            assert value is None
+            return [None, None, str(name), None]
+
+        def wait(self):
+            pass
+
+    seen["first"] = load_test_images_once(paths, CIFAR10, 0, Member(2, 4, 0))
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert torch.equal(seen["first"], load_test_images(paths, CIFAR10)) and torch.equal(seen["first"], seen["other"])
+    seen["first"][0, 0, 0, 0] ^= 255
+    assert torch.equal(seen["first"], seen["other"])  # the same memory
+
+
+def test_no_room_for_test_images_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images_module, "_decoded", full)
+    with pytest.raises(UserError, match=rf"{tmp_path}/test_images_\w+: no room .* name a folder with more in TMPDIR"):
+        load_test_images_once([], CIFAR10, 0, Team(0, 2, 0))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_image_is_named(tmp_path):

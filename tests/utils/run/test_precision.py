@@ -5,22 +5,27 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from models.registry import build_network
 from utils.bn_matching.matching import MatchedTeacher
 from utils.bn_matching.probes import BatchNormInput
 from utils.data.table import get_dataset
 from utils.fkd.groups import GroupedNetwork
+from utils.run import precision
 from utils.run.errors import UserError
 from utils.run.precision import (
     WORTH_CALLS,
     WORTH_PIXELS,
+    Trusted,
     Work,
     amp_type,
     autocast,
     compiled,
+    fused,
     gradient_scaler,
     has_compiler,
+    is_compiled,
 )
 
 CIFAR = get_dataset("cifar100")
@@ -150,6 +155,143 @@ def test_all_teachers_are_compiled_at_all_sizes(monkeypatch):
         for size in (32, 16, 32, 20, 24, 16):
             teacher(torch.randn(2, 3, size, size))
     assert len(graphs) == 3 * 4
+
+
+# What is compiled is trusted after it agreed
+
+
+class Small(nn.Module):
+    """A network with running statistics, which a comparison must leave alone."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(1), nn.LazyLinear(5))
+        self.layers(torch.randn(2, 3, 8, 8))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+class Compiler:
+    """A stand-in for torch.compile's network: what it answers, and how often it was asked."""
+
+    def __init__(self, network, change):
+        self.network, self.change, self.calls = network, change, 0
+
+    def __call__(self, images, *others):
+        self.calls += 1
+        return self.change(self.network(images, *others), images)
+
+
+def errs_in_outputs(outputs, images):
+    return outputs * 1.01
+
+
+def errs_in_gradients(outputs, images):
+    return outputs + 0.5 * (outputs - outputs.detach())
+
+
+def raises(outputs, images):
+    raise ZeroDivisionError("the compiler's own\nfault")
+
+
+def is_nan(outputs, images):
+    return outputs * torch.nan
+
+
+def trusted_by(change):
+    network = Small()
+    fast = Compiler(network, change)
+    return network, fast, Trusted(network, fast, replayed=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (errs_in_outputs, "its outputs differ from the network's own by 0.01 of these"),
+        (errs_in_gradients, "its gradients differ from the network's own by 0.5 of these"),
+        (is_nan, "its outputs differ from the network's own by inf of these"),
+        (raises, "ZeroDivisionError: the compiler's own fault"),
+    ],
+)
+def test_a_compiler_that_errs_is_left_for_the_network_itself(change, said, capsys):
+    network, fast, trusted = trusted_by(change)
+    images, before = torch.randn(4, 3, 8, 8), copy.deepcopy(network.state_dict())
+    answer = trusted(images)
+    assert capsys.readouterr().out == f"note: going on without compiling, since {said}\n"
+    assert is_compiled([trusted]) == f"off: {said}"
+    other = Small()
+    other.load_state_dict(before)
+    assert torch.equal(answer, other(images))
+    for (name, found), expected in zip(network.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(found, expected), name  # running statistics moved once
+    assert fast.calls == 1
+    trusted(images)
+    assert fast.calls == 1 and capsys.readouterr().out == ""
+
+
+def test_a_compiler_that_agrees_is_compared_once_for_each_shape(capsys):
+    network, _, trusted = trusted_by(lambda outputs, images: outputs * (1 + 1e-6))
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    for size, count in ((4, 3), (4, 4), (2, 7), (4, 8)):  # a comparison asks both
+        trusted(torch.randn(size, 3, 8, 8))
+        assert len(calls) == count
+    assert is_compiled([trusted]) == "on" and is_compiled([network]) == "off"
+    assert 0 < trusted.differences[0] < 1e-5
+    assert capsys.readouterr().out == ""
+
+
+def test_an_error_of_the_user_is_no_fault_of_the_compiler():
+    def refuses(outputs, images):
+        raise UserError("take another teacher")
+
+    _, _, trusted = trusted_by(refuses)
+    with pytest.raises(UserError, match="take another teacher"):
+        trusted(torch.randn(4, 3, 8, 8))
+    assert trusted.distrust is None
+
+
+def test_more_shapes_than_graphs_are_said(monkeypatch, capsys):
+    monkeypatch.setattr(precision, "MOST_GRAPHS", 2)
+    _, fast, trusted = trusted_by(lambda outputs, images: outputs)
+    for size in (2, 3, 4):
+        trusted(torch.randn(size, 3, 8, 8))
+    assert "there are more than 2 shapes of its input" in capsys.readouterr().out
+    assert fast.calls == 4
+
+
+def test_what_lies_in_a_replayed_graphs_memory_is_copied():
+    memory = torch.zeros(4, 5)
+
+    def into_memory(outputs, images):
+        return memory.copy_(outputs.detach())
+
+    network, fast, _ = trusted_by(into_memory)
+    trusted = Trusted(network.eval().requires_grad_(False), fast, replayed=True)
+    first = trusted(torch.randn(4, 3, 8, 8))
+    kept = first.clone()
+    trusted(torch.randn(4, 3, 8, 8))
+    assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_fused_optimiser_is_taken_where_it_agrees(monkeypatch, capsys, agrees):
+    """On a CPU that is made to look like a GPU."""
+
+    class Optimiser(torch.optim.SGD):
+        def __init__(self, weights, lr, fused):
+            super().__init__(weights, lr if agrees or not fused else 2 * lr)
+
+    fused.cache_clear()
+    assert fused(torch.optim.SGD, CPU) and not fused(torch.optim.SGD, torch.device("mps"))
+    linspace = torch.linspace
+    monkeypatch.setattr(torch, "linspace", lambda *range, device: linspace(*range))
+    assert fused(Optimiser, CUDA) is agrees
+    note = "note: Optimiser's fused kernel differs from its plain steps on this GPU: taking these\n"
+    assert capsys.readouterr().out == ("" if agrees else note)
+    fused.cache_clear()
 
 
 @pytest.mark.skipif(not has_compiler(), reason="this machine has no C++ compiler")

@@ -121,6 +121,12 @@ def test_flags_of_every_kind():
     assert parse("--sizes").sizes == ()
 
 
+def test_a_tilde_that_the_shell_left_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse("--out=~/x").out == Path("/home/me/x")
+    assert parse("--out", "~x/a").out == Path("~x/a")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
