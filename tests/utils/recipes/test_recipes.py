@@ -49,14 +49,14 @@ tiny_imagenet ResNet18 0.001/2 0.001/2 0.001/1
 tiny_imagenet ResNet50 0.0005/2 0.0005/2 0.0005/1
 tiny_imagenet ResNet101 0.0005/2 0.0005/2 0.0005/1
 imagewoof ResNet18 0.0005/2 0.0005/1 0.001/2
-imagewoof ResNet50 0.0005/2 0.005/1 0.0005/1
+imagewoof ResNet50 0.0005/2 0.0005/1 0.0005/1
 imagewoof ResNet101 0.001/1 0.0005/2 0.0005/1
 imagenet-nette ResNet18 0.0005/2 0.0005/1 0.0005/2
 imagenet-nette ResNet50 0.0005/2 0.0005/1 0.0005/1
 imagenet-nette ResNet101 0.0005/2 0.0005/2 0.001/2
 imagenet1k ResNet18 0.001/2 0.001/2 0.001/1
 imagenet1k ResNet50 0.0005/2 0.001/2 0.001/1
-imagenet1k ResNet101 0.0035/2 0.001/2 0.0005/1
+imagenet1k ResNet101 0.0005/2 0.001/2 0.0005/1
 """
 
 
@@ -200,11 +200,11 @@ def test_a_method_may_have_rates_of_its_own(monkeypatch):
 @pytest.mark.parametrize(
     ("dataset", "expected"),
     [
-        ("cifar100", ("adam", 0.001, 512, 200)),
-        ("cifar10", ("adam", 0.001, 512, 200)),
-        ("tiny_imagenet", ("sgd", 0.01, 128, 50)),
-        ("imagenet-nette", ("sgd", 0.01, 64, 300)),
-        ("imagewoof", ("sgd", 0.01, 64, 300)),
+        ("cifar100", ("sgd", 0.1, 128, 50)),
+        ("cifar10", ("sgd", 0.1, 128, 50)),
+        ("tiny_imagenet", ("sgd", 0.1, 64, 150)),
+        ("imagenet-nette", ("sgd", 0.01, 128, 300)),
+        ("imagewoof", ("sgd", 0.1, 128, 50)),
     ],
 )
 def test_teacher_training(dataset, expected):
