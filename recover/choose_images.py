@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from models.checkpoints import Teacher, load_teacher
@@ -23,7 +22,7 @@ from utils.data.distilled import distilled_path, images_output, is_made_with, re
 from utils.data.embedded import ensure_embedded
 from utils.data.images import images_by_class, load_test_images
 from utils.data.table import Dataset
-from utils.patches.selectors import Candidates, crop_losses
+from utils.patches.selectors import Candidates, Observed, observe
 from utils.recipes.settings import ImageSettings
 from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
@@ -69,8 +68,8 @@ def choose_images(settings: ImageSettings, team: Team) -> None:
     started = time.monotonic()
     pending = []  # a real image, the place that it goes to, and a digest of what it is
     for class_index, paths in team.share(list(enumerate(images))):
-        score = partial(scores, paths, observer, class_index, dataset, settings)
-        candidates = Candidates(class_index, len(paths), 1, settings.observer, score)
+        look = partial(observe_images, paths, observer, class_index, dataset, settings)
+        candidates = Candidates(class_index, len(paths), 1, settings.observer, look)
         generator = generator_for(seed, settings.selector, dataset.name, class_index)
         chosen = SELECTORS[settings.selector](candidates, settings.ipc, generator)[:, 0].tolist()
         for ipc_id, image_index in enumerate(chosen):
@@ -100,15 +99,16 @@ def choose_images(settings: ImageSettings, team: Team) -> None:
         report_run("choose", folder / "report.json", device, started, made, "images", files, team.count)
 
 
-def scores(
+def observe_images(
     paths: Sequence[Path], observer: Teacher, class_index: int, dataset: Dataset, settings: ImageSettings
-) -> Tensor:
-    """The observer's cross-entropy for each image of a class, seen as a network is tested on it: float32, N."""
-    losses = []
+) -> Observed:
+    """What the observer makes of the images of a class, seen as a network is tested on them."""
+    parts = []
     for start in range(0, len(paths), CHUNK):
         pixels = load_test_images(paths[start : start + CHUNK], dataset, workers=settings.workers, progress=None)
-        losses.append(crop_losses(observer.module, pixels, class_index, dataset, batch_size=250))
-    return torch.cat(losses)
+        parts.append(observe(observer.module, pixels, class_index, dataset, batch_size=250))
+    losses, features = zip(*parts, strict=True)
+    return Observed(torch.cat(losses), None if features[0] is None else torch.cat(features))
 
 
 if __name__ == "__main__":

@@ -266,7 +266,7 @@ def test_bad_input(command, tmp_path, flags, message):
 def test_recipes_are_the_defaults(command):
     folders = command[command.index("--train-dir") : command.index("--epochs")]
     settings = recipes.parse("pretrain", ["--dataset-name", "tiny_imagenet", *folders])
-    assert (settings.epochs, settings.batch_size, settings.optimizer, settings.lr) == (50, 128, "sgd", 0.01)
+    assert (settings.epochs, settings.batch_size, settings.optimizer, settings.lr) == (150, 64, "sgd", 0.1)
     assert settings.model == () and settings.recipe == "fadrm+"
 
 
@@ -291,7 +291,7 @@ def test_images_of_224_pixels(images, tmp_path):
     words = f"--dataset-name imagewoof --model ShuffleNetV2_x0_5 --train-dir {tmp_path}/train --val-dir {tmp_path}/val "
     words += f"--model-pool-dir {tmp_path}/pool --epochs 1 --workers 0 --device cpu"
     pretrain.main(words.split())
-    assert record_of(tmp_path / "pool", "ShuffleNetV2_x0_5")["settings"]["batch_size"] == 64
+    assert record_of(tmp_path / "pool", "ShuffleNetV2_x0_5")["settings"]["batch_size"] == 128
     assert load_file(tmp_path / "pool" / "ShuffleNetV2_x0_5.safetensors")["fc.weight"].shape[0] == 10
 
 

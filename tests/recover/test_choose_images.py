@@ -9,12 +9,12 @@ from PIL import Image
 from models.checkpoints import load_teacher, save_state
 from models.registry import build_network
 from recover import choose_images
-from recover.choose_images import main, scores
+from recover.choose_images import main, observe_images
 from utils import recipes
 from utils.data.distilled import images_output, read_distilled
 from utils.data.images import load_images
 from utils.data.table import get_dataset
-from utils.patches.selectors import Candidates, crop_losses
+from utils.patches.selectors import Candidates, observe
 from utils.run.errors import UserError
 from utils.run.files import sha256_of
 from utils.run.randomness import generator_for
@@ -99,16 +99,16 @@ def test_random_images_are_those_of_every_earlier_version(command, tmp_path):
     assert values_of(tmp_path / "random") == expected
 
 
-@pytest.mark.parametrize("selector", ["easy", "medium", "hard"])
+@pytest.mark.parametrize("selector", ["easy", "medium", "hard", "herding", "k-centre", "coverage"])
 def test_a_selector_ranks_whole_images_by_the_observers_loss(ranked, train_dir, pool, tmp_path, selector):
     main([*ranked, "--selector", selector])
     observer = load_teacher(OBSERVER, FASHION, pool)
     expected = []
     for class_index in range(10):
         images = load_images([train_dir / f"{class_index}" / f"{index}.png" for index in range(5)], FASHION)
-        losses = crop_losses(observer.module, images, class_index, FASHION, batch_size=5)
+        observed = observe(observer.module, images, class_index, FASHION, batch_size=5)
         chosen = SELECTORS[selector](
-            Candidates(0, 5, 1, "observer", lambda losses=losses: losses), 3, generator_for("unused")
+            Candidates(0, 5, 1, "observer", lambda observed=observed: observed), 3, generator_for("unused")
         )
         expected += (10 * class_index + chosen[:, 0]).tolist()
     assert values_of(tmp_path / "ranked") == expected
@@ -124,14 +124,14 @@ def test_a_selector_ranks_whole_images_by_the_observers_loss(ranked, train_dir, 
     }
 
 
-def test_scores_go_chunk_by_chunk(ranked, train_dir, pool, monkeypatch):
+def test_images_are_observed_chunk_by_chunk(ranked, train_dir, pool, monkeypatch):
     settings = recipes.parse("choose", [*ranked, "--selector", "easy"])
     paths = [train_dir / "4" / f"{index}.png" for index in range(5)]
     observer = load_teacher(OBSERVER, FASHION, pool)
-    whole = scores(paths, observer, 4, FASHION, settings)
-    assert whole.dtype == torch.float32 and whole.shape == (5,)
+    whole = observe_images(paths, observer, 4, FASHION, settings)
+    assert whole.losses.dtype == torch.float32 and whole.losses.shape == (5,) and len(whole.features) == 5
     monkeypatch.setattr(choose_images, "CHUNK", 2)
-    torch.testing.assert_close(scores(paths, observer, 4, FASHION, settings), whole)
+    torch.testing.assert_close(observe_images(paths, observer, 4, FASHION, settings), whole)
 
 
 def test_random_images_need_no_observer_and_a_selector_does(command, tmp_path):

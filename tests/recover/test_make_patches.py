@@ -16,7 +16,7 @@ from utils import recipes
 from utils.data.images import decode
 from utils.data.table import get_dataset
 from utils.patches.patches import load_patches, patch_path
-from utils.patches.selectors import Candidates, crop_losses
+from utils.patches.selectors import Candidates, observe
 from utils.recipes.settings import PatchSettings
 from utils.run.errors import UserError
 from utils.run.files import sha256_of
@@ -81,10 +81,10 @@ def test_whole_image_patches_are_the_images_the_observer_ranks(command, inputs, 
     observer = load_teacher(OBSERVER, FASHION, inputs / "pool", "offline").module
     images = [decode(path) for path in sorted((inputs / "train" / "0").iterdir())]
     pixels = torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2)
-    losses = crop_losses(observer, pixels, 0, FASHION, batch_size=100)
+    observed = observe(observer, pixels, 0, FASHION, batch_size=100)
     for difficulty in ("easy", "medium", "hard"):
         main([*command, *whole, "--patch-diff", difficulty])
-        candidates = Candidates(0, IMAGES, 1, "observer", lambda: losses)
+        candidates = Candidates(0, IMAGES, 1, "observer", lambda: observed)
         order = SELECTORS[difficulty](candidates, IMAGES, generator_for("unused"))[:, 0]
         members = [(0, ipc_id) for ipc_id in range(IMAGES)]
         patches = load_patches(tmp_path / "patches", difficulty, members, FASHION)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from utils.data.crops import SQUARE, crop_and_resize, draw, sample_crops
 from utils.data.images import decode
 from utils.data.table import Dataset
-from utils.patches.selectors import Candidates, crop_losses
+from utils.patches.selectors import Candidates, observe
 from utils.recipes.settings import PatchSettings
 from utils.run.randomness import generator_for
 from utils.seams import SELECTORS
@@ -30,8 +30,8 @@ def class_patches(
     cut = partial(cut_crops, class_index=class_index, settings=settings, dataset=dataset)
     crops = torch.stack(list(pool.map(cut, [(paths[index], index) for index in drawn])))  # M m 3 side side
 
-    score = partial(crop_losses, observer, crops.flatten(0, 1), class_index, dataset, settings.batch_size)
-    candidates = Candidates(class_index, *crops.shape[:2], settings.observer, score)
+    look = partial(observe, observer, crops.flatten(0, 1), class_index, dataset, settings.batch_size)
+    candidates = Candidates(class_index, *crops.shape[:2], settings.observer, look)
     generator = generator_for(settings.seed, "choice", dataset.name, class_index)
     count = settings.patches_per_class * settings.factor**2
     chosen = SELECTORS[settings.selector](candidates, count, generator)

@@ -1,11 +1,12 @@
 """Selectors: which crops, or which images, of a class are taken, and in which order.
 
 A selector is a function of the candidates of a class, how many to take and a generator of its own; it gives their
-places: int64, count x 2, the image and the crop of each.
+places: int64, count x 2, the image and the crop of each. A smaller count gives the first ones of a larger one.
 """
 
 from collections.abc import Callable
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,37 +17,55 @@ from utils.data.table import Dataset
 from utils.run.errors import UserError
 from utils.seams import SELECTORS
 
+COVERED = 0.7  # the share of a class's images, those of lowest loss, that coverage takes from
+
+
+class Observed(NamedTuple):
+    """What an observer makes of N crops of one class, on the CPU: its cross-entropy for each (N) and the input of its
+    last linear layer, scaled to length 1 (N x D; None where it has no such layer)."""
+
+    losses: Tensor
+    features: Tensor | None
+
 
 class Candidates:
     """What a selector may take from: `crops` crops of each of `images` images of a class.
 
-    score: gives the losses of the observer of that name.
+    observe: what the observer of that name makes of them, in this order; asked once, when a selector wants to know.
     """
 
-    def __init__(self, class_index: int, images: int, crops: int, observer: str, score: Callable[[], Tensor]) -> None:
+    def __init__(
+        self, class_index: int, images: int, crops: int, observer: str, observe: Callable[[], Observed]
+    ) -> None:
         self.class_index, self.images, self.crops = class_index, images, crops
-        self._observer, self._score = observer, score
+        self._observer, self._observe = observer, observe
 
     @cached_property
-    def losses(self) -> Tensor:
-        """The observer's cross-entropy for every crop against its class: images x crops, on the CPU.
-
-        UserError where they are not finite.
-        """
-        losses = self._score().view(self.images, self.crops)
-        if not losses.isfinite().all():
+    def observed(self) -> Observed:
+        """UserError where the losses are not finite."""
+        observed = self._observe()
+        if not observed.losses.isfinite().all():
             raise UserError(
                 f"the observer {self._observer} gives no finite loss for class {self.class_index}: check it"
             )
-        return losses
+        return observed
+
+    @property
+    def losses(self) -> Tensor:
+        """The observer's cross-entropy for every crop against its class: images x crops."""
+        return self.observed.losses.view(self.images, self.crops)
+
+    @property
+    def features(self) -> Tensor:
+        """The observer's features of every crop, of length 1: images x crops x D. UserError where it has none."""
+        if self.observed.features is None:
+            raise UserError(f"the observer {self._observer} has no linear layer, whose input would be features")
+        return self.observed.features.view(self.images, self.crops, -1)
 
 
 @SELECTORS.add("random")
 def random(candidates: Candidates, count: int, generator: torch.Generator) -> Tensor:
-    """Images in random order, the first crop of each; where these are too few, all again with the second, and so on.
-
-    A smaller count gives the first ones of a larger one.
-    """
+    """Images in random order, the first crop of each; where these are too few, all again with the second, and so on."""
     rounds = []
     for crop in range(min(candidates.crops, -(-count // candidates.images))):
         images = torch.randperm(candidates.images, generator=generator)
@@ -54,23 +73,30 @@ def random(candidates: Candidates, count: int, generator: torch.Generator) -> Te
     return torch.cat(rounds)[:count]
 
 
-def by_difficulty(candidates: Candidates, count: int, generator: torch.Generator, difficulty: str) -> Tensor:
-    """Crops by the observer's loss, each image's best crop first (RDED).
+def best_crops_first(
+    candidates: Candidates, count: int, generator: torch.Generator, order: Callable[[Candidates, Tensor, int], Tensor]
+) -> Tensor:
+    """Each image's best crop, that of the lowest loss (RDED), the images in some order.
 
-    The images are ranked by their best crop's loss and taken as `select` says. Where these are fewer than `count`, each
-    one's second best crop follows after all the best ones, ranked and selected among themselves in the same way, then
-    the third best, and so on. Ties go to the earlier image, and within an image to the earlier crop.
+    order: gives images, at least as many as are asked for if there are, by the crop of each (N) that stands for it.
+    Where the images are too few, each one's second best crop follows after all the best ones, ordered among themselves
+    in the same way, then the third best, and so on. Ties go to the earlier crop.
     """
-    ordered, crops = candidates.losses.sort(dim=1, stable=True)
-    rounds = []
-    for place in range(candidates.crops):
-        images = select(ordered[:, place].argsort(stable=True), difficulty)
+    crops, rounds = candidates.losses.argsort(dim=1, stable=True), []
+    for place in range(min(candidates.crops, -(-count // candidates.images))):
+        images = order(candidates, crops[:, place], min(candidates.images, count - place * candidates.images))
         rounds.append(torch.stack((images, crops[images, place]), dim=1))
     return torch.cat(rounds)[:count]
 
 
+def by_difficulty(candidates: Candidates, crops: Tensor, count: int, difficulty: str) -> Tensor:
+    """Images by their crops' loss, as `select` takes them; ties go to the earlier image."""
+    losses = candidates.losses.gather(1, crops[:, None])[:, 0]
+    return select(losses.argsort(stable=True), difficulty)
+
+
 for _difficulty in ("easy", "medium", "hard"):
-    SELECTORS.add(_difficulty)(partial(by_difficulty, difficulty=_difficulty))
+    SELECTORS.add(_difficulty)(partial(best_crops_first, order=partial(by_difficulty, difficulty=_difficulty)))
 
 
 def select(ranking: Tensor, difficulty: str) -> Tensor:
@@ -87,20 +113,75 @@ def select(ranking: Tensor, difficulty: str) -> Tensor:
     return ranking[(2 * places - (len(ranking) - 1)).abs().argsort(stable=True)]
 
 
+def by_features(candidates: Candidates, crops: Tensor, count: int, greedy: Callable[..., Tensor]) -> Tensor:
+    """Images one by one, each the best beside those before it."""
+    places = torch.arange(candidates.images)
+    return greedy(candidates.features[places, crops], candidates.losses[places, crops], count)
+
+
+def herding(features: Tensor, losses: Tensor, count: int) -> Tensor:
+    """Images (of N x D features) whose mean stays as near as can be to that of all (Welling 2009)."""
+    mean, total, taken = features.mean(dim=0), torch.zeros_like(features[0]), []
+    for number in range(1, count + 1):
+        distances = (mean - (total + features) / number).norm(dim=1)
+        distances[taken] = torch.inf
+        taken.append(int(distances.argmin()))
+        total = total + features[taken[-1]]
+    return torch.tensor(taken)
+
+
+def k_centre(features: Tensor, losses: Tensor, count: int) -> Tensor:
+    """The image next to the mean, then each time the one farthest from those taken (Gonzalez 1985)."""
+    taken = [int((features - features.mean(dim=0)).norm(dim=1).argmin())]
+    nearest = torch.full((len(features),), torch.inf)
+    while len(taken) < count:
+        nearest = nearest.minimum((features - features[taken[-1]]).norm(dim=1))
+        nearest[taken] = -1
+        taken.append(int(nearest.argmax()))
+    return torch.tensor(taken)
+
+
+def coverage(features: Tensor, losses: Tensor, count: int) -> Tensor:
+    """Images that stand for all others: each time the one that adds most to the sum, over all images, of the
+    similarity (cosine, at least 0) to the most similar one taken: facility location, greedily. From the share COVERED
+    of lowest loss, then from the rest."""
+    similar = (features @ features.T).clamp_min(0)
+    late = torch.ones(len(features), dtype=torch.bool)
+    late[losses.argsort(stable=True)[: max(1, round(COVERED * len(features)))]] = False
+    covered, taken = torch.zeros(len(features)), []
+    for _ in range(count):
+        gains = similar.maximum(covered[:, None]).sum(dim=0) - len(features) * late
+        gains[taken] = -torch.inf
+        taken.append(int(gains.argmax()))
+        covered = covered.maximum(similar[:, taken[-1]])
+    return torch.tensor(taken)
+
+
+for _name, _greedy in {"herding": herding, "k-centre": k_centre, "coverage": coverage}.items():
+    SELECTORS.add(_name)(partial(best_crops_first, order=partial(by_features, greedy=_greedy)))
+
+
 @torch.inference_mode()
-def crop_losses(observer: nn.Module, crops: Tensor, class_index: int, dataset: Dataset, batch_size: int) -> Tensor:
-    """Cross-entropy of the observer (in eval mode) for crops of one class: float32, N, on the CPU.
+def observe(observer: nn.Module, crops: Tensor, class_index: int, dataset: Dataset, batch_size: int) -> Observed:
+    """What the observer (in eval mode) makes of crops of one class, in float32.
 
     crops: uint8, N x 3 x s x s, anywhere; they go through the observer, on its own device, batch_size at a time. A crop
     smaller than S is padded after normalisation, not resized, as RDED does.
     """
     device = next(observer.parameters()).device
-    losses = []
+    losses, features = [], []
+    last = [layer for layer in observer.modules() if isinstance(layer, nn.Linear)][-1:]
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs: features.append(F.normalize(inputs[0].float()).cpu()))
+        for layer in last
+    ]
     for batch in crops.split(batch_size):
         views = pad_centred(normalise(batch.to(device), dataset), dataset.size)
         labels = torch.full((len(batch),), class_index, device=device)
         losses.append(F.cross_entropy(observer(views).float(), labels, reduction="none"))
-    return torch.cat(losses).cpu()
+    for hook in hooks:
+        hook.remove()
+    return Observed(torch.cat(losses).cpu(), torch.cat(features) if features else None)
 
 
 def pad_centred(images: Tensor, size: int) -> Tensor:

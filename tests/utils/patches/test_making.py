@@ -12,7 +12,7 @@ from torch import nn
 from utils.data.crops import SQUARE, crop_and_resize, sample_crops
 from utils.data.table import get_dataset
 from utils.patches.making import class_patches, cut_crops, tile
-from utils.patches.selectors import Candidates, crop_losses
+from utils.patches.selectors import Candidates, observe
 from utils.recipes.settings import PatchSettings
 from utils.run.errors import UserError
 from utils.run.randomness import generator_for
@@ -127,9 +127,9 @@ def make(paths, settings, observer=None):
 def test_the_patches_of_a_class_are_its_best_crops(paths):
     settings = replace(SETTINGS, max_images=7, patches_per_class=21)
     crops = torch.stack([cut_crops((path, index), 3, settings, FASHION) for index, path in enumerate(paths)])
-    losses = crop_losses(Observer().eval(), crops.flatten(0, 1), 3, FASHION, batch_size=100).view(7, 3)
+    observed = observe(Observer().eval(), crops.flatten(0, 1), 3, FASHION, batch_size=100)
     for selector in ("easy", "medium", "hard"):
-        chosen = SELECTORS[selector](Candidates(0, 7, 3, "observer", lambda: losses), 21, generator_for("unused"))
+        chosen = SELECTORS[selector](Candidates(0, 7, 3, "observer", lambda: observed), 21, generator_for("unused"))
         patches = make(paths, replace(settings, selector=selector))
         assert torch.equal(patches, crops[chosen[:, 0], chosen[:, 1]])
 

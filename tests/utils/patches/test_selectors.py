@@ -7,7 +7,7 @@ from torch import nn
 
 from utils.data.images import normalise
 from utils.data.table import get_dataset
-from utils.patches.selectors import Candidates, crop_losses, pad_centred, select
+from utils.patches.selectors import COVERED, Candidates, Observed, observe, pad_centred, select
 from utils.run.errors import UserError
 from utils.run.randomness import generator_for
 from utils.seams import SELECTORS
@@ -16,8 +16,8 @@ FASHION = get_dataset("fashion_mnist")
 LOSSES = torch.tensor([[3.0, 1.0], [0.5, 2.0], [9.0, 0.7]])  # three images, two crops of each
 
 
-def choose(losses, selector, count, seed=0):
-    candidates = Candidates(0, *losses.shape, "observer", lambda: losses)
+def choose(losses, selector, count, seed=0, features=None):
+    candidates = Candidates(0, *losses.shape, "observer", lambda: Observed(losses.flatten(), features))
     return SELECTORS[selector](candidates, count, generator_for(seed, "choice"))
 
 
@@ -48,9 +48,25 @@ def test_losses_are_the_observers_cross_entropy_on_padded_crops(side):
     expected = F.cross_entropy(
         Brightness()(pad_centred(normalise(crops, FASHION), 32)), torch.ones(7, dtype=torch.int64), reduction="none"
     )
-    losses = crop_losses(Brightness().eval(), crops, 1, FASHION, batch_size=3)
-    assert not losses.requires_grad
-    torch.testing.assert_close(losses, expected)
+    observed = observe(Brightness().eval(), crops, 1, FASHION, batch_size=3)
+    assert not observed.losses.requires_grad and observed.features is None
+    torch.testing.assert_close(observed.losses, expected)
+
+
+def test_features_are_the_input_of_the_last_linear_layer_at_length_1():
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 7), nn.Tanh(), nn.Linear(7, 10)).eval()
+    crops = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = network[:4](normalise(crops, FASHION))
+        expected /= expected.norm(dim=1, keepdim=True)
+    for _ in range(2):  # nothing stays behind
+        observed = observe(network, crops, 1, FASHION, batch_size=2)
+        torch.testing.assert_close(observed.features, expected)
+
+
+def test_an_observer_without_a_linear_layer_is_named():
+    with pytest.raises(UserError, match="the observer observer has no linear layer"):
+        choose(LOSSES, "coverage", 2)
 
 
 def test_candidates_are_scored_when_a_selector_asks_and_once():
@@ -58,7 +74,7 @@ def test_candidates_are_scored_when_a_selector_asks_and_once():
 
     def score():
         asked.append(1)
-        return LOSSES.flatten()
+        return Observed(LOSSES.flatten(), None)
 
     candidates = Candidates(0, 3, 2, "observer", score)
     assert (candidates.images, candidates.crops) == (3, 2)
@@ -73,8 +89,8 @@ def test_candidates_are_scored_when_a_selector_asks_and_once():
 
 
 def test_the_selectors_there_are():
-    assert list(SELECTORS) == ["random", "easy", "medium", "hard"]
-    with pytest.raises(UserError, match="unknown selector 'harder'; there are: random easy medium hard"):
+    assert list(SELECTORS) == ["random", "easy", "medium", "hard", "herding", "k-centre", "coverage"]
+    with pytest.raises(UserError, match="unknown selector 'harder'; there are: random easy medium hard herding"):
         SELECTORS["harder"]
 
 
@@ -96,14 +112,20 @@ def test_few_images_give_their_next_best_crops_after_all_best_ones():
     assert choose(LOSSES, "easy", 6)[3:].tolist() == [[1, 1], [0, 0], [2, 0]]
 
 
-@pytest.mark.parametrize("selector", ["random", "easy", "medium", "hard"])
+def features_of(count, dimensions=6):
+    """Positive features of length 1, as behind a ReLU."""
+    return F.normalize(torch.rand(count, dimensions, generator=generator_for("features")))
+
+
+@pytest.mark.parametrize("selector", list(SELECTORS))
 def test_more_patches_begin_with_the_same_ones(selector):
     losses = torch.rand(20, 3, generator=generator_for("losses"))
-    most = choose(losses, selector, 60)
+    features = features_of(60)
+    most = choose(losses, selector, 60, features=features)
     assert len(set(map(tuple, most.tolist()))) == len(most) == 60
     assert most.dtype == torch.int64 and most.shape[1] == 2
     for count in (1, 10, 20):
-        assert torch.equal(choose(losses, selector, count), most[:count])
+        assert torch.equal(choose(losses, selector, count, features=features), most[:count])
 
 
 def test_ties_go_to_the_earlier_image_and_crop():
@@ -116,3 +138,60 @@ def test_random_takes_the_first_crop_of_images_drawn_by_seed():
     assert drawn[:, 0].tolist() != list(range(50))
     assert torch.equal(choose(torch.zeros(50, 3), "random", 50), drawn)
     assert not torch.equal(choose(torch.zeros(50, 3), "random", 50, seed=1), drawn)
+
+
+# By features, each against a loop that looks at every choice anew
+
+
+def taken(selector, features, losses, count):
+    chosen = choose(losses[:, None], selector, count, features=features)
+    assert not chosen[:, 1].any()
+    return chosen[:, 0].tolist()
+
+
+def test_herding_keeps_the_mean():
+    features, expected = features_of(15), []
+    for _ in range(6):
+        others = [image for image in range(15) if image not in expected]
+        means = {image: torch.stack([features[place] for place in [*expected, image]]).mean(dim=0) for image in others}
+        expected.append(min(others, key=lambda image: (means[image] - features.mean(dim=0)).norm()))
+    assert taken("herding", features, torch.rand(15), 6) == expected
+
+
+def test_k_centre_goes_where_nothing_is_taken():
+    features = features_of(15)
+    expected = [min(range(15), key=lambda image: (features[image] - features.mean(dim=0)).norm())]
+    while len(expected) < 6:
+        distances = [min((features[image] - features[place]).norm() for place in expected) for image in range(15)]
+        expected.append(max(range(15), key=lambda image: distances[image]))
+    assert taken("k-centre", features, torch.rand(15), 6) == expected
+
+
+def covered_by(features, chosen):
+    """The sum over all images of the similarity to the most similar one chosen."""
+    return sum(max(max(0.0, float(image @ features[place])) for place in chosen) for image in features)
+
+
+def test_coverage_adds_what_covers_most_among_easy_images():
+    features, losses = features_of(20), torch.rand(20, generator=generator_for("losses"))
+    easy, expected = sorted(range(20), key=lambda image: losses[image])[: round(COVERED * 20)], []
+    while len(expected) < 6:
+        others = [image for image in easy if image not in expected]
+        expected.append(max(others, key=lambda image: covered_by(features, [*expected, image])))
+    assert taken("coverage", features, losses, 6) == expected
+    assert set(taken("coverage", features, losses, 14)) == set(easy)
+    assert sorted(taken("coverage", features, losses, 20)) == list(range(20))
+    drawn = [taken("random", features, losses, 6) for _ in range(1)]
+    assert covered_by(features, expected) > covered_by(features, drawn[0])
+
+
+def test_opposite_features_do_not_count_against_each_other():
+    features = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [-0.8, 0.6], [0.0, 1.0]])
+    assert taken("coverage", features, torch.zeros(4), 2)[0] == 2
+
+
+@pytest.mark.parametrize("selector", ["herding", "k-centre", "coverage"])
+def test_the_best_crop_stands_for_an_image(selector):
+    features = features_of(6)
+    expected = taken(selector, features[[1, 2, 5]], torch.tensor([1.0, 0.5, 0.7]), 3)
+    assert choose(LOSSES, selector, 3, features=features).tolist() == [[image, [1, 0, 1][image]] for image in expected]
