@@ -9,19 +9,24 @@ from torch import Tensor
 from utils.data.crops import sample_crops, sample_flips
 from utils.fkd.views import bilinear_taps
 
-AREA = (0.08, 1.0)  # least and largest share of the image that a crop covers
+AREA = (0.08, 1.0)
 
 
 def sample_batch_augmentations(
-    count: int, size: int, crop_and_flip: bool, jitter: int, generator: torch.Generator
+    count: int,
+    size: int,
+    crop_and_flip: bool,
+    jitter: int,
+    generator: torch.Generator,
+    area: tuple[float, float] = AREA,
 ) -> Tensor:
-    """Draws for `count` iterations, each one for a whole batch.
+    """Draws for `count` iterations, each one for a whole batch. area: least and largest share that a crop covers.
 
     Returns int64, count x 7: top, left, height, width of the crop, flip, roll down, roll right (both 0..jitter).
     Without `crop_and_flip` the crop is the whole image and the flip 0.
     """
     if crop_and_flip:
-        crops = sample_crops(size, size, count, AREA, generator)
+        crops = sample_crops(size, size, count, area, generator)
         flips = sample_flips(count, generator)
     else:
         crops = torch.tensor([0, 0, size, size]).expand(count, 4)

@@ -64,6 +64,25 @@ def one_per_class(num_classes: int, indices: range, size: int) -> list[Batch]:
     ]
 
 
+@LAYOUTS.add("class_major")
+def class_major(num_classes: int, indices: range, size: int) -> list[Batch]:
+    """All images of a class together, as many classes as `size` images hold (G-VBSM); where a class alone has more, its
+    images in batches of `size`."""
+    together, whole = max(1, size // len(indices)), range(indices.start, indices.stop, size)
+    return [
+        Batch(
+            tuple(
+                (class_index, ipc_id)
+                for class_index in range(first, min(first + together, num_classes))
+                for ipc_id in indices[start - indices.start :][:size]
+            ),
+            ("class_major", first, start),
+        )
+        for first in range(0, num_classes, together)
+        for start in whole
+    ]
+
+
 def plan_batches(settings: RecoverSettings, dataset: Dataset) -> list[Batch]:
     """The batches of a run: those of its layout that hold a class that is asked for, whole.
 
@@ -79,8 +98,11 @@ def plan_batches(settings: RecoverSettings, dataset: Dataset) -> list[Batch]:
     return batches
 
 
-def what_shapes_images(settings: RecoverSettings, teachers: Sequence[Teacher], dtype: torch.dtype | None) -> dict:
-    """Everything but the patches themselves that a distilled image depends on: the record of the run."""
+def what_shapes_images(
+    settings: RecoverSettings, teachers: Sequence[Teacher], dtype: torch.dtype | None, real_images: str | None = None
+) -> dict:
+    """Everything but the patches themselves that a distilled image depends on: the record of the run. real_images:
+    digest of the training images, where they are matched."""
     record = {
         "dataset_name": settings.dataset_name,
         **identity_of(settings),
@@ -90,6 +112,8 @@ def what_shapes_images(settings: RecoverSettings, teachers: Sequence[Teacher], d
     }
     if "committee" in record or "layout" in record:  # whose draws depend on how many images there are
         record["ipc"] = images_per_class(settings)
+    if real_images is not None:
+        record["train_images_sha256"] = real_images
     return record if ALGORITHM == 1 else {**record, "algorithm": ALGORITHM}
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recover.augmentation import augment_batch, augmentation_matrices, sample_batch_augmentations
+from recover.augmentation import AREA, augment_batch, augmentation_matrices, sample_batch_augmentations
 from recover.terms import Seen, Term
 from utils.residual.residuals import Residual, resize
 from utils.run.device import memory_format
@@ -33,7 +33,7 @@ class Plan:
 
     stages: none of them, and the start is the result; lr: the pixels' learning rate at the start, which a cosine over
     all stages takes to 0; terms: of the loss, with their weights, by name; jitter: largest roll in pixels;
-    crop_and_flip: whether a random crop and flip come before it.
+    crop_and_flip: whether a random crop, of these shares of the area, and a flip come before it.
     """
 
     stages: Sequence[Stage]
@@ -41,6 +41,7 @@ class Plan:
     terms: Mapping[str, tuple[float, Term]]
     jitter: int
     crop_and_flip: bool
+    area: tuple[float, float] = AREA
 
     @property
     def iterations(self) -> int:
@@ -94,7 +95,9 @@ def recover_batch(
         # On CUDA one kernel for the whole step, which knows by itself of gradients that the scaler found infinite.
         is_fused = device.type == "cuda" and fused(torch.optim.Adam, device)
         optimiser = torch.optim.Adam([images], plan.lr, ADAM_BETAS, ADAM_EPS, fused=is_fused)
-        draws = sample_batch_augmentations(stage.iterations, stage.size, plan.crop_and_flip, plan.jitter, generator)
+        draws = sample_batch_augmentations(
+            stage.iterations, stage.size, plan.crop_and_flip, plan.jitter, generator, plan.area
+        )
         for some in draws.to(device).split(CHECK_EVERY):
             for rows, columns in zip(*augmentation_matrices(some, stage.size), strict=True):
                 optimiser.param_groups[0]["lr"] = cosine(plan.lr, iteration, plan.iterations)

@@ -25,10 +25,13 @@ from recover import batches
 from recover.batches import Batch
 from recover.committee import Committee
 from recover.optimise import Plan, Stage, Step, recover_batch
+from recover.real_images import Real, observe_real_images, real_images_digest
 from recover.terms import build_terms
 from utils import recipes
 from utils.bn_matching.matching import MatchedTeacher
+from utils.bn_matching.smoothing import SmoothedTeacher
 from utils.data.distilled import images_output, is_made_with, record_path, write_distilled
+from utils.data.embedded import ensure_embedded
 from utils.data.images import to_pixels
 from utils.data.table import Dataset
 from utils.recipes.settings import RecoverSettings
@@ -60,12 +63,16 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     dtype = amp_type(settings.amp, device, auto_on_cuda="fp16")
     folder = settings.syn_data_path / settings.exp_name
     stages = [Stage(size, budget) for size, budget in zip(settings.sizes, settings.budgets, strict=True)]
-    plan = Plan(stages, settings.lr, build_terms(settings), settings.jitter, settings.augment)
+    area = (settings.crop_area_min, 1.0)
+    plan = Plan(stages, settings.lr, build_terms(settings), settings.jitter, settings.augment, area)
     work = batches.plan_batches(settings, dataset)
     pool, source = settings.model_pool_dir, settings.source
     loaded = {name: load_teacher(name, dataset, pool, source) for name in dict.fromkeys(settings.teachers)}
     settings = with_priors(settings)
-    made_with = batches.what_shapes_images(settings, [loaded[name] for name in settings.teachers], dtype)
+    if not settings.dry_run and settings.needs_real_images:
+        ensure_embedded(dataset, train=settings.train_dir)
+    real_images = real_images_digest(settings)
+    made_with = batches.what_shapes_images(settings, [loaded[name] for name in settings.teachers], dtype, real_images)
     check_record(record_path(folder), made_with, "distilled images")
     missing = [batch for batch in work if not all(path.exists() for path in batch.paths(folder, dataset))]
     team.wait()  # until all have looked
@@ -78,7 +85,8 @@ def recover(settings: RecoverSettings, team: Team) -> None:
         return
 
     committee = COMMITTEES[settings.committee](settings)
-    teachers = match_teachers(settings, loaded, plan, dataset, device)
+    real = observe_in_turns(settings, loaded, dataset, device, real_images, team)
+    teachers = match_teachers(settings, loaded, plan, dataset, device, real)
     verifier = load_verifier(settings, dataset, device)
     valid_range = batches.valid_range_of(dataset, device)
     started, made = time.monotonic(), 0
@@ -95,6 +103,9 @@ def recover(settings: RecoverSettings, team: Team) -> None:
             generator = generator_for(settings.seed + settings.draw, "recover", dataset.name, *batch.key)
             start, patches = batches.starting_images(settings, patches, len(paths), dataset, generator, device)
             labels = torch.tensor(batch.labels, device=device)
+            for teacher in dict.fromkeys(teachers):
+                if isinstance(teacher, SmoothedTeacher):
+                    teacher.begin(labels, generator)
             ask = partial(asked, committee, teachers, batch)
             residual = RESIDUALS[settings.residual](settings, patches)
             watch = partial(look_on, batch=batch, labels=labels, verifier=verifier, progress=progress)
@@ -125,18 +136,52 @@ def with_priors(settings: RecoverSettings) -> RecoverSettings:
     return replace(settings, priors=recorded_accuracies(settings.model_pool_dir, settings.teachers))
 
 
+def observe_in_turns(
+    settings: RecoverSettings,
+    loaded: Mapping[str, Teacher],
+    dataset: Dataset,
+    device: torch.device,
+    real_images: str | None,
+    team: Team,
+) -> Mapping[str, Real]:
+    """What each teacher sees of real images, where the probe asks: the processes share the passes, then all read."""
+    if real_images is None:
+        return {}
+    for teacher in loaded.values():
+        teacher.module.to(device)
+    for teacher in team.share(list(loaded.values())):
+        observe_real_images(teacher, settings, dataset, real_images)
+    team.wait()
+    return {name: observe_real_images(teacher, settings, dataset, real_images) for name, teacher in loaded.items()}
+
+
 def match_teachers(
-    settings: RecoverSettings, loaded: Mapping[str, Teacher], plan: Plan, dataset: Dataset, device: torch.device
+    settings: RecoverSettings,
+    loaded: Mapping[str, Teacher],
+    plan: Plan,
+    dataset: Dataset,
+    device: torch.device,
+    real: Mapping[str, Real],
 ) -> list[nn.Module]:
-    """The teachers of --teacher-model-list on the device, each answering with its logits and its statistics'
-    distance."""
+    """The teachers of --teacher-model-list on the device, each answering with its logits and its statistics' distance.
+
+    real: what they see of real images, where the probe asks.
+    """
     calls = -(-dataset.num_classes // settings.classes_a_batch) * settings.ipc_end * plan.iterations
     work = Work(plan.pixels(dataset.num_classes * settings.ipc_end) // len(loaded), calls // len(loaded))
     matched = {}
     for name, teacher in loaded.items():
         network = teacher.module.to(device, memory_format=memory_format(device))
-        matching = MatchedTeacher(network, PROBES[settings.probe], settings.first_bn_multiplier, dataset.size)
-        matched[name] = compiled(matching, settings.compile, device, work)
+        probe = PROBES[settings.probe]
+        if name in real:
+            probe = partial(probe, dataset.size, real[name].whole)
+        matching = MatchedTeacher(network, probe, settings.first_bn_multiplier, dataset.size)
+        if settings.is_smoothed:
+            by_class = real[name].by_class if name in real else None
+            shares = (settings.smoothing, settings.drop_layers, settings.class_share)
+            matched[name] = SmoothedTeacher(matching, *shares, by_class)
+        else:
+            matched[name] = compiled(matching, settings.compile, device, work)
     return [matched[name] for name in settings.teachers]
 
 

@@ -5,15 +5,18 @@ asked of their weight times the weighted sum of all terms. A term's weight is th
 name (--r-bn), else 1.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from utils.recipes.settings import RecoverSettings
 from utils.run.errors import UserError
 from utils.seams import TERMS
+
+SPECTRUM_SIDE, SPECTRUM_TEMPERATURE = 32, 4.0
 
 
 class Seen(NamedTuple):
@@ -39,6 +42,34 @@ def cross_entropy(settings: RecoverSettings) -> Term:
 def r_bn(settings: RecoverSettings) -> Term:
     """How far the watched statistics are from their targets (see utils/bn_matching)."""
     return lambda seen: seen.matching
+
+
+@TERMS.add("gram_spectrum")
+def gram_spectrum(settings: RecoverSettings) -> Term:
+    """G-VBSM's data densification: the spectra of each class's images, pulled towards flatter ones."""
+    return lambda seen: spectrum_loss(seen.view, seen.labels)
+
+
+def spectrum_loss(views: Tensor, labels: Tensor) -> Tensor:
+    """The sum over classes of KL(softmax(e / 4), held fixed, || softmax(e)), e the eigenvalues of the Gram matrix of
+    the class's views (B x 3 x s x s) at 32 x 32 pixels. A class of one image gives 0."""
+    small = F.adaptive_avg_pool2d(views.float(), SPECTRUM_SIDE).flatten(1)
+    total = small.new_zeros(())
+    for count, members in _classes_by_size(labels):
+        images = small[members].view(-1, count, small.shape[1])
+        spectrum = torch.linalg.eigvalsh(images @ images.transpose(1, 2))
+        flatter = (spectrum.detach() / SPECTRUM_TEMPERATURE).softmax(dim=1)
+        total = total + F.kl_div(spectrum.log_softmax(dim=1), flatter, reduction="sum")
+    return total
+
+
+def _classes_by_size(labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """A number of images, and the places of those of all classes that have so many, class by class."""
+    counts = labels.bincount()
+    order = labels.argsort(stable=True)
+    for count in counts.unique().tolist():
+        if count > 0:
+            yield count, order[(counts == count)[labels[order]]]
 
 
 def build_terms(settings: RecoverSettings) -> Mapping[str, tuple[float, Term]]:

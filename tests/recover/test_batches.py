@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.checkpoints import Teacher
-from recover.batches import Batch, batch_digest, one_per_class, plan_batches, what_shapes_images
+from recover.batches import Batch, batch_digest, class_major, one_per_class, plan_batches, what_shapes_images
 from utils.data.table import get_dataset
 from utils.recipes.settings import RecoverSettings
 
@@ -28,6 +28,19 @@ def test_one_per_class_counts_from_class_zero():
         ((4, 4), [4, 5, 6, 7], {4}),
         ((4, 8), [8, 9], {4}),
     ]
+
+
+def test_class_major_keeps_a_classs_images_together():
+    two = class_major(5, range(2), 4)
+    assert [batch.members for batch in two] == [
+        ((0, 0), (0, 1), (1, 0), (1, 1)),
+        ((2, 0), (2, 1), (3, 0), (3, 1)),
+        ((4, 0), (4, 1)),
+    ]
+    cut = class_major(2, range(10, 15), 3)
+    assert [[index for _, index in batch.members] for batch in cut] == [[10, 11, 12], [13, 14]] * 2
+    assert [set(batch.labels) for batch in cut] == [{0}, {0}, {1}, {1}]
+    assert len({batch.key for batch in (*two, *cut)}) == 7
 
 
 @pytest.mark.parametrize(("start", "end", "first"), [(0, 10, [0, 4, 8]), (5, 6, [4]), (3, 5, [0, 4])])

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recover.terms import Seen, build_terms
+from recover.terms import Seen, build_terms, spectrum_loss
 from utils.recipes.settings import RecoverSettings
 from utils.run.errors import UserError
 
@@ -25,10 +25,42 @@ def test_a_weight_stands_behind_the_name():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("gram", "unknown term 'gram'; there are: cross_entropy r_bn"),
+        ("gram", "unknown term 'gram'; there are: cross_entropy r_bn gram_spectrum"),
         ("r_bn=much", "--terms r_bn=much: much is no number"),
     ],
 )
 def test_what_is_no_term_or_weight(word, message):
     with pytest.raises(UserError, match=message):
         build_terms(RecoverSettings(terms=(word,)))
+
+
+def plain_spectrum_loss(views, labels):
+    """One class after another, by the general eigenvalues of its Gram matrix."""
+    total = 0.0
+    for label in labels.unique():
+        images = F.adaptive_avg_pool2d(views[labels == label], 32).flatten(1)
+        spectrum = torch.linalg.eigvals(images @ images.T).real
+        target = F.softmax(spectrum / 4, dim=0).detach()
+        total = total + (target * (target.log() - F.log_softmax(spectrum, dim=0))).sum()
+    return total
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 1, 1, 1], [2, 0, 2, 0, 2, 5], [1, 1, 1, 1, 1, 1]], ids=str)
+@pytest.mark.parametrize("side", [32, 40])
+def test_the_spectrum_is_pulled_towards_a_flatter_one(labels, side):
+    labels = torch.tensor(labels)
+    views = 0.02 * torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(0))
+    ours, plain = views.clone().requires_grad_(True), views.clone().requires_grad_(True)
+    found, expected = spectrum_loss(ours, labels), plain_spectrum_loss(plain, labels)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-3, atol=1e-7)
+    assert ours.grad.abs().max() > 0
+
+
+def test_a_class_of_one_image_has_no_spectrum_to_pull():
+    views = torch.randn(3, 3, 8, 8, requires_grad=True)
+    loss = spectrum_loss(views, torch.tensor([0, 4, 2]))
+    loss.backward()
+    assert loss == 0 and not views.grad.any()

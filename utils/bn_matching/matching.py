@@ -4,7 +4,7 @@ The layers' inputs are large, so a BatchNorm's is read once on the way forward, 
 back, where the gradient of the statistics joins the layer's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -30,11 +30,12 @@ class MatchedTeacher(nn.Module):
     0.
     """
 
-    def __init__(self, teacher: nn.Module, probe: type[Probe], first_multiplier: float, size: int) -> None:
+    def __init__(self, teacher: nn.Module, probe: Callable[[], Probe], first_multiplier: float, size: int) -> None:
         super().__init__()
         self.probe = probe()
         names = running_order(teacher, self.probe, size)
         layers = [teacher.get_submodule(name) for name in names]
+        self.kinds = [type(layer) for layer in layers]
         targets = [self.probe.target(name, layer) for name, layer in zip(names, layers, strict=True)]
         self.seen: Slots = [None] * len(names)
         for slot, (name, layer) in enumerate(zip(names, layers, strict=True)):
@@ -44,35 +45,46 @@ class MatchedTeacher(nn.Module):
                 layer.register_forward_pre_hook(partial(self._measure, slot=slot))
         self.teacher = teacher
         vectors = in_turn(targets)
-        of_first = in_turn([[slot == 0] * len(vectors) for slot, vectors in enumerate(targets)])
-        weights = torch.where(torch.tensor(of_first, dtype=torch.bool), first_multiplier, 1.0)
+        slots = torch.tensor(
+            in_turn([[slot] * len(vectors) for slot, vectors in enumerate(targets)]), dtype=torch.int64
+        )
+        weights = torch.where(slots == 0, first_multiplier, 1.0)
         sizes = torch.tensor([len(vector) for vector in vectors], dtype=torch.int64)
         vector_of = torch.repeat_interleave(torch.arange(len(vectors)), sizes)
         device = next(teacher.parameters()).device
         self.register_buffer("targets", torch.cat([torch.zeros(0, device=device), *vectors]), persistent=False)
         self.register_buffer("vector_of", vector_of.to(device), persistent=False)
+        self.register_buffer("slot_of", slots.to(device), persistent=False)
         self.register_buffer("weights", weights.to(device), persistent=False)
         self.register_buffer("sizes", sizes.to(device), persistent=False)
 
     def _measure(self, layer: nn.Module, inputs: tuple[Tensor, ...], slot: int) -> None:
-        note(self.seen, slot, self.probe.measure(inputs[0]))
+        note(self.seen, slot, self.probe.measure(layer, inputs[0]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images: B x 3 x S x S, normalised. Returns float32 logits (B x C) and R (a scalar)."""
+        logits, found = self.statistics(images)
+        return logits, self.distance(found, self.targets, self.weights)
+
+    def statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Float32 logits (B x C), and all vectors that the layers saw, joined like `targets`."""
         self._forget()
         logits = self.teacher(images).float()
-        if not self.seen:
-            return logits, logits.new_zeros(())
         if any(vectors is None for vectors in self.seen):
             raise UserError("a layer that is matched did not run: this network cannot be matched, take another teacher")
-        squares = (torch.cat(in_turn(self.seen)) - self.targets).square()
+        found = torch.cat(in_turn(self.seen)) if self.seen else self.targets
         self._forget()  # nothing is held beyond the step, and a compiled forward leaves nothing behind
+        return logits, found
+
+    def distance(self, found: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """The sum over vectors of weight times the L2 norm of the difference."""
         # all norms at once: sums of squares by vector; a norm of zero has gradient zero
+        squares = (found - targets).square()
         if squares.device.type == "cuda":  # in a fixed order, which scattered additions have not there
             sums = torch.segment_reduce(squares, "sum", lengths=self.sizes, unsafe=True)
         else:
             sums = torch.zeros_like(self.weights).index_add(0, self.vector_of, squares)
-        return logits, (self.weights * sums.clamp_min(torch.finfo(sums.dtype).tiny).sqrt()).sum()
+        return (weights * sums.clamp_min(torch.finfo(sums.dtype).tiny).sqrt()).sum()
 
     def _forget(self) -> None:
         for slot in range(len(self.seen)):

@@ -5,10 +5,11 @@ distance R is the sum over layers and vectors of the L2 norm of their difference
 each teacher.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.seams import PROBES
@@ -22,12 +23,13 @@ class Statistics(NamedTuple):
 
 
 class Probe(Protocol):
-    """What is watched, measured and wanted."""
+    """What is watched, measured and wanted. With an attribute `of_real_images` that is true its builder takes the size
+    of the images and what the teacher's layers see of real ones."""
 
     def watches(self, layer: nn.Module) -> bool:
         """Whether this layer's input is measured."""
 
-    def measure(self, activations: Tensor) -> Sequence[Tensor]:
+    def measure(self, layer: nn.Module, activations: Tensor) -> Sequence[Tensor]:
         """Vectors (float32) of a layer's input (N x C x H x W)."""
 
     def target(self, name: str, layer: nn.Module) -> Sequence[Tensor]:
@@ -44,11 +46,49 @@ class BatchNormInput:
     def watches(self, layer: nn.Module) -> bool:
         return isinstance(layer, nn.BatchNorm2d)
 
-    def measure(self, activations: Tensor) -> Statistics:
+    def measure(self, layer: nn.Module, activations: Tensor) -> Statistics:
         return channel_statistics(activations)
 
     def target(self, name: str, layer: nn.Module) -> Statistics:
         return Statistics(layer.running_mean.float(), layer.running_var.float())
+
+
+@PROBES.add("conv_input")
+class ConvInput(BatchNormInput):
+    """Also the input of each Conv2d: by channel, and by the places of a grid of patches, against real images'
+    (G-VBSM, Shao et al. 2024).
+
+    size: side of the images in pixels; real: the vectors of each convolution over the real images, by the layer's name
+    (see utils/bn_matching/real.py). A BatchNorm's targets stay its running statistics.
+    """
+
+    of_real_images = True
+
+    def __init__(self, size: int, real: Mapping[str, Sequence[Tensor]] | None = None) -> None:
+        self.patch = 16 if size == 224 else 4
+        self.real = real or {}
+
+    def watches(self, layer: nn.Module) -> bool:
+        return isinstance(layer, nn.BatchNorm2d | nn.Conv2d)
+
+    def measure(self, layer: nn.Module, activations: Tensor) -> Sequence[Tensor]:
+        by_channel = channel_statistics(activations)
+        return (*by_channel, *patch_statistics(activations, self.patch)) if isinstance(layer, nn.Conv2d) else by_channel
+
+    def target(self, name: str, layer: nn.Module) -> Sequence[Tensor]:
+        return self.real[name] if isinstance(layer, nn.Conv2d) else super().target(name, layer)
+
+
+def patch_statistics(activations: Tensor, side: int) -> Statistics:
+    """Mean and biased variance over batch, channels and pixels of each patch of side x side (as many as there are,
+    float32). activations (N x C x H x W) are first resized, bilinear, to the next multiples of the side."""
+    wide = activations.to(torch.promote_types(activations.dtype, torch.float32))
+    rows, columns = (-(-length // side) for length in wide.shape[2:])
+    if wide.shape[2:] != (rows * side, columns * side):
+        wide = F.interpolate(wide, (rows * side, columns * side), mode="bilinear", align_corners=False)
+    patches = wide.unflatten(3, (columns, side)).unflatten(2, (rows, side))  # N C rows side columns side
+    var, mean = torch.var_mean(patches, dim=(0, 1, 3, 5), correction=0)
+    return Statistics(mean.flatten(), var.flatten())
 
 
 def channel_statistics(activations: Tensor) -> Statistics:

@@ -132,6 +132,7 @@ class RecoverSettings(RecipeSettings):
     draw: int = younger(0, DRAW_HELP, within=INDEX)
     syn_data_path: Path | None = folder(IMAGES, "folder that holds --exp-name", group="files")
     exp_name: str | None = folder(RUN, "folder of this run's images")
+    train_dir: Path | None = folder(TRAIN, "real images, where --probe compares with them", required=False)
     patch_dir: Path | None = folder(PATCHES, "the dataset's own patch folder", required=False)
     selector: str = shaping("medium", "its subfolder", "--patch-diff --selector")
     model_pool_dir: Path | None = folder(POOL, "folder of the teachers' checkpoints", required=False)
@@ -171,7 +172,11 @@ class RecoverSettings(RecipeSettings):
     lr: float = shaping(0.1, "learning rate of the pixels", within=POSITIVE)
     r_bn: float = shaping(0.05, "weight of the BN-statistic loss", within=WEIGHT)
     first_bn_multiplier: float = shaping(10.0, "weight of the first layer in it", within=WEIGHT)
+    smoothing: float = younger(0.0, "share of the statistics so far in those that are matched", within=SHARE)
+    drop_layers: float = younger(0.0, "how probably an iteration leaves a convolution out of it", within=SHARE)
+    class_share: float = younger(0.0, "share in it of statistics of the batch's classes", within=SHARE)
     augment: bool = shaping(False, "random resized crop and flip", "--apply-data-augmentation")
+    crop_area_min: float = younger(0.08, "least share of the image that this crop covers", within=AREA)
     jitter: int | None = shaping(None, "largest roll in pixels (default: the dataset's)", within=(0, 4096))
     amp: str = setting("auto", "number type of the networks; auto: float16 on CUDA, else float32", choices=AMP)
     classes_a_batch: int = shaping(100, "images optimised together", "--batch-size", within=MANY, group="work")
@@ -196,6 +201,8 @@ class RecoverSettings(RecipeSettings):
             self,
             sizes=sizes,
             budgets=budgets,
+            train_dir=self.train_dir if self.needs_real_images else None,
+            patch_dir=self.patch_dir if self.uses_patches else None,
             weighting="prior" if self.priors else self.weighting,
             jitter=self.dataset.jitter if self.jitter is None else self.jitter,
             ipc_end=end,
@@ -203,6 +210,18 @@ class RecoverSettings(RecipeSettings):
         )
         settings._check_together()
         return settings
+
+    @property
+    def uses_patches(self) -> bool:
+        return self.start == "Patches" or self.residual != "none"
+
+    @property
+    def needs_real_images(self) -> bool:
+        return getattr(PROBES[self.probe], "of_real_images", False)
+
+    @property
+    def is_smoothed(self) -> bool:
+        return bool(self.smoothing or self.drop_layers or self.class_share)
 
     def _check_together(self) -> None:
         sizes, budgets, dataset = self.sizes, self.budgets, self.dataset
@@ -218,6 +237,12 @@ class RecoverSettings(RecipeSettings):
             raise UserError("--initialisation-method Patches reads patches: name --patch-dir, or take Gaussian")
         if self.patch_dir is None and self.residual == "mix" and self.alpha < 1 and len(sizes) > 1:
             raise UserError(f"--alpha {self.alpha} merges patches: name --patch-dir, or take --alpha 1")
+        if self.class_share and not self.needs_real_images:
+            raise UserError(f"--class-share {self.class_share} is of classes of real images: take --probe conv_input")
+        if self.needs_real_images and set(sizes) - {dataset.size}:
+            raise UserError(f"--probe {self.probe} compares patches at {dataset.size} pixels: leave --sizes at that")
+        if self.is_smoothed and self.compile == "on":
+            raise UserError("--compile on: teachers whose statistics are smoothed are not compiled; leave it out")
         if self.start == "Gaussian" and not sizes:
             raise UserError("--optimization-budgets has no stage: images would stay noise; start from Patches")
         if self.ipc_start >= self.ipc_end:

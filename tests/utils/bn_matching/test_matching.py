@@ -179,7 +179,7 @@ class ConvolutionMean:
     def watches(self, layer):
         return isinstance(layer, nn.Conv2d)
 
-    def measure(self, activations):
+    def measure(self, layer, activations):
         return (activations.mean(dim=(0, 2, 3)),)
 
     def target(self, name, layer):

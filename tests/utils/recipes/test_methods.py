@@ -38,7 +38,7 @@ from utils.seams import COMMITTEES, LAYOUTS, RESIDUALS, TERMS
 from validate import validate
 
 FASHION, CIFAR = get_dataset("fashion_mnist"), get_dataset("cifar100")
-METHODS = ("fadrm", "fadrm+", "rded", "sre2l++", "cv-dd")
+METHODS = ("fadrm", "fadrm+", "rded", "sre2l++", "cv-dd", "g-vbsm", "edc")
 
 
 @pytest.fixture
@@ -80,6 +80,8 @@ SHORT = {
     "rded": (),
     "sre2l++": ("--optimization-budgets", "4"),
     "cv-dd": ("--optimization-budgets", "4"),
+    "g-vbsm": ("--optimization-budgets", "4"),
+    "edc": ("--optimization-budgets", "4"),
 }
 
 
@@ -99,6 +101,24 @@ def test_every_method_runs_all_three_stages(folders, method, capsys):
     else:
         assert "committee" not in record and weights == [1 / len(weights)] * len(weights)
     assert record["precision"] == "float32"
+    assert ("train_images_sha256" in record) is (method in ("g-vbsm", "edc"))
+
+
+# g-vbsm and edc: tests/utils/bn_matching/test_smoothing.py, test_real.py, tests/recover/test_terms.py
+
+
+def test_what_g_vbsm_and_edc_are_made_of():
+    vbsm, edc = (recipes.recipe_of(CIFAR, name, 10).recover for name in ("g-vbsm", "edc"))
+    assert (vbsm.start, vbsm.probe, vbsm.layout, vbsm.committee) == ("Gaussian", "conv_input", "class_major", "in_turn")
+    assert vbsm.teachers == ("ResNet18", "ConvNetW128", "MobileNetV2", "WRN-16-2", "ShuffleNetV2")
+    assert (vbsm.budgets, vbsm.lr, vbsm.smoothing, vbsm.drop_layers, vbsm.jitter) == ((4000,), 0.05, 0.8, 0.4, 32)
+    assert vbsm.terms == ("cross_entropy", "r_bn", "gram_spectrum") and vbsm.r_bn == 0.01
+    large = recipes.recipe_of(get_dataset("imagenet1k"), "g-vbsm", 10).recover
+    assert (large.lr, large.smoothing, large.drop_layers, large.classes_a_batch) == (0.1, 0.4, 0.0, 80)
+    assert (edc.start, edc.budgets, edc.class_share, edc.crop_area_min) == ("Patches", (2000,), 0.5, 0.5)
+    assert edc.terms == ("cross_entropy", "r_bn") and edc.drop_layers == edc.jitter == 0
+    patches = [recipes.recipe_of(CIFAR, name, 10).patches for name in ("rded", "edc")]
+    assert patches[0] == patches[1] and edc.patch_dir == patches[0].patch_dir
 
 
 # rded

@@ -18,7 +18,7 @@ from utils.run.errors import UserError
 ROOT = Path(__file__).parents[3]
 PUBLISHED = ("cifar100", "tiny_imagenet", "imagenet-nette", "imagewoof", "imagenet1k")
 IPCS = (1, 10, 50)
-METHODS = ("fadrm", "fadrm+", "rded", "sre2l++", "cv-dd")
+METHODS = ("fadrm", "fadrm+", "rded", "sre2l++", "cv-dd", "g-vbsm", "edc")
 
 # dataset: sizes, classes a recover batch, relabel and validate batch, epochs
 SHARED = {
@@ -258,8 +258,8 @@ def test_stages_agree_with_each_other(dataset, method, ipc):
     assert patches.patches_per_class >= recover.ipc_end
     assert len(recover.sizes) == len(recover.budgets)
     assert recover.sizes == () or recover.sizes[-1] == DATASETS[dataset].size
-    assert DATASETS[dataset].num_classes % recover.classes_a_batch == 0
-    assert relabel.tiles == patches.factor
+    assert recover.layout == "class_major" or DATASETS[dataset].num_classes % recover.classes_a_batch == 0
+    assert relabel.tiles == (1 if method == "edc" else patches.factor)
 
 
 def test_the_methods_there_are():
@@ -309,6 +309,7 @@ def test_places():
     pool = "/r/pretrained_models/cifar10_pretrained_models"
     images, labels = "/r/generated_data/syn_data/cifar10", "/r/generated_data/new_labels/cifar10"
     assert places("recover") == {
+        "train_dir": "/t/cifar10",
         "syn_data_path": images,
         "exp_name": "fadrm+_ipc1",
         "patch_dir": "/p/cifar10",
@@ -393,7 +394,7 @@ def test_usage(words):
 
 def test_without_words_the_methods_are_listed(capsys):
     printing.main([])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:5]] == sorted(METHODS)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:7]] == sorted(METHODS)
 
 
 def test_recipes_do_not_import_torch():

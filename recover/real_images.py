@@ -1,0 +1,79 @@
+"""What teachers see of real images, for probes that match it: one pass over the training images, kept in the pool.
+
+A pass goes on where it was stopped. What it gave is kept by the teacher's checkpoint and the images' content, in
+`<model-pool-dir>/statistics/`.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.checkpoints import Teacher
+from models.teacher_data import training_images_of
+from utils.bn_matching.real import RealObserver
+from utils.data.digests import digest_of_folder
+from utils.data.images import list_images, normalise
+from utils.data.table import Dataset
+from utils.recipes import file_name
+from utils.recipes.settings import RecoverSettings
+from utils.run.errors import UserError
+from utils.run.randomness import generator_for
+from utils.run.training_state import SUFFIX, load_training, save_training
+from utils.seams import PROBES
+
+VERSION = 1  # raise it where the same images begin to give other statistics
+BATCHES_A_CHUNK = 64  # whose images are held at a time, and after which a pass may be saved
+SAVE_EVERY = 60.0  # seconds
+WORKERS = 4  # processes that decode where images are cropped out of larger ones
+
+
+class Real(NamedTuple):
+    """The vectors of each watched layer over all real images, by its name, and those of each class (C x L, joined as
+    `MatchedTeacher` joins them; None where nobody asks)."""
+
+    whole: Mapping[str, list[Tensor]]
+    by_class: Tensor | None
+
+
+def real_images_digest(settings: RecoverSettings) -> str | None:
+    """Of the training images, where the probe asks for them. UserError where their folder or the pool is not named."""
+    if not settings.needs_real_images:
+        return None
+    for folder, flag in ((settings.train_dir, "--train-dir"), (settings.model_pool_dir, "--model-pool-dir")):
+        if folder is None:
+            raise UserError(f"--probe {settings.probe} compares with real images: name {flag}")
+    return digest_of_folder(settings.train_dir, settings.dataset)
+
+
+def observe_real_images(teacher: Teacher, settings: RecoverSettings, dataset: Dataset, images_sha256: str) -> Real:
+    """What the teacher sees of the training images, augmented as its own training augments them."""
+    device = next(teacher.module.parameters()).device
+    classes = dataset.num_classes if settings.class_share else 0
+    made_with = {"version": VERSION, "dataset": dataset.name, "probe": settings.probe, "classes": classes}
+    made_with |= {"teacher_sha256": teacher.sha256, "train_images_sha256": images_sha256}
+    name = hashlib.sha256(repr(sorted(made_with.items())).encode()).hexdigest()[:16]
+    path = settings.model_pool_dir / "statistics" / f"{file_name(teacher.name)}_{name}{SUFFIX}"
+    observer = RealObserver(teacher.module, PROBES[settings.probe](dataset.size), dataset.size, classes)
+    if not observer.layers:
+        raise UserError(f"{teacher.name} has no layer that --probe {settings.probe} watches: take another teacher")
+    state = load_training(path, made_with)
+    if state is not None:
+        observer.restore(state)
+    paths, labels = list_images(settings.train_dir, dataset)
+    batch = 256 if dataset.size == 224 else 64
+    order = torch.randperm(len(paths), generator=generator_for(0, "real images", dataset.name))
+    chunks, saved = order.split(BATCHES_A_CHUNK * batch), time.monotonic()
+    coming = range(0 if state is None else state["chunks"], len(chunks))
+    for number in tqdm(coming, desc=f"{teacher.name} sees real images", unit="chunk", disable=not coming):
+        its_paths = [paths[place] for place in chunks[number].tolist()]
+        images = training_images_of(its_paths, labels[chunks[number]], dataset, device, WORKERS)
+        observer.add((normalise(part.pixels, dataset), part.labels) for part in images.batches(0, number, batch))
+        if number == coming[-1] or time.monotonic() - saved > SAVE_EVERY:
+            save_training(path, made_with, {**observer.state(), "chunks": number + 1})
+            saved = time.monotonic()
+    return Real(observer.whole(), observer.by_class() if classes else None)
