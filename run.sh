@@ -15,6 +15,8 @@ while [ $# -gt 0 ] && [[ "$1" != -* ]]; do cell+=("$1") && shift; done
 dataset="${cell[0]:-fashion_mnist}" method="${cell[1]:-fadrm+}" ipc="${cell[2]:-10}" student="${cell[3]:-}"
 [ ${#cell[@]} -le 4 ] || stop "'${cell[*]}': there are DATASET METHOD IPC STUDENT, then flags" || exit
 
+protocol=($(grep -oE -- "--(labels|protocol)( [a-z]+)+" <<<"$*")) # which relabel takes too
+
 case " $* " in *" --dry-run "*) stop "--dry-run is of a stage: give it to the stage's script" || exit ;; esac
 setup_python "$project/requirements.txt" || exit
 export FADRM_PYTHON="$python"
@@ -44,10 +46,10 @@ step data "$python" -m utils.data.prepare "$dataset"
 step teachers launch pretrain "$dataset" -- --recipe "$method"
 step patches launch patches "$dataset" "$method" "$ipc"
 step recover launch recover "$dataset" "$method" "$ipc"
-step relabel launch relabel "$dataset" "$method" "$ipc"
+step relabel launch relabel "$dataset" "$method" "$ipc" -- "${protocol[@]}"
 step validate launch validate "$dataset" "$method" "$ipc" $student -- "$@"
 draws=(--draw 0 1 2) # so that the baseline's spread has that of its images
 step "random images" launch choose "$dataset" "$ipc" -- "${draws[@]}"
-step "random images: relabel" launch relabel "$dataset" "$method" "$ipc" -- --images random "${draws[@]}"
+step "random images: relabel" launch relabel "$dataset" "$method" "$ipc" -- --images random "${draws[@]}" "${protocol[@]}"
 step "random images: validate" launch validate "$dataset" "$method" "$ipc" $student -- --images random "${draws[@]}" "$@"
 "$python" -m validate.report "$dataset" "$method" "$ipc" $student

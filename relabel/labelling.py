@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from utils.data.images import normalise
 from utils.data.table import Dataset
 from utils.fkd.groups import epoch_groups
 from utils.fkd.views import Epoch, ViewSettings, chunks_of_batches, render_views
@@ -25,6 +26,29 @@ def mean_logits(teachers: Sequence[nn.Module], weights: Sequence[float], grouped
         return sum(weight * its_logits.float() for weight, its_logits in zip(weights, logits, strict=True))
 
     return answer
+
+
+def mean_of_norms(teachers: Sequence[nn.Module]) -> MeanLogits:
+    """The mean of the teachers' logits, each scaled to the mean of all their norms over the views (G-VBSM)."""
+
+    def answer(views: Tensor, groups: Sequence[int]) -> Tensor:
+        logits = torch.stack([teacher(views).float() for teacher in teachers])
+        norms = logits.flatten(1).norm(dim=1)
+        return (logits * (norms.mean() / norms).view(-1, 1, 1)).mean(dim=0)
+
+    return answer
+
+
+def label_images(
+    images: Tensor, committee: MeanLogits, at_once: int, dataset: Dataset, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """The committee's logits for the images as they are (uint8, N x 3 x S x S): N x C of `dtype`, in the host's
+    memory."""
+    found = []
+    for part in images.split(at_once):
+        views = normalise(part.to(device), dataset).contiguous(memory_format=memory_format(device))
+        found.append(committee(views, (len(part),)).to(dtype).cpu())
+    return torch.cat(found)
 
 
 def label_epoch(

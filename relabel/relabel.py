@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from models.checkpoints import Teacher, load_teacher
 from models.teachers import recorded_accuracies
-from relabel.labelling import label_epoch, mean_logits
+from relabel.labelling import label_epoch, label_images, mean_logits, mean_of_norms
 from utils import recipes
 from utils.data.distilled import on_device_if_fits, read_distilled
 from utils.data.images import images_digest
@@ -51,7 +51,7 @@ from utils.run.team import Team, teamwork
 
 def main(argv: Sequence[str] | None = None) -> None:
     with teamwork() as team:
-        for settings in recipes.parse_each("relabel", argv, "--draw"):
+        for settings in recipes.parse_each("relabel", argv, "--draw", "--labels"):
             relabel(settings, team)
 
 
@@ -80,6 +80,8 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
             for teacher, weight in zip(teachers, weights, strict=True)
         ],
         images_sha256=images_digest(images, labels),
+        **({"labels": "fixed"} if settings.is_fixed else {}),
+        **({"weighting": "norm"} if settings.weighting == "norm" else {}),
     )
     check_record(folder / "settings.json", record, "soft labels")
     of_store = (views, dataset.num_classes, logits_type)
@@ -98,6 +100,9 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
     at_once = min(images_at_once(teacher.module.to(device), dataset.size) for teacher in teachers)
     networks = networks_of(teachers, settings, views, at_once, device)
     committee = mean_logits(networks, weights, settings.eval_mode == "F")
+    if settings.weighting == "norm":
+        committee = mean_of_norms(networks)
+    whole = None  # the labels of whole images, where these are asked for
     images = on_device_if_fits(images, device)
     started = time.monotonic()
     quiet = not team.is_main or not missing
@@ -105,7 +110,12 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
     with progress, BackgroundWriter() as writer, torch.no_grad(), autocast(device, dtype):
         for number, epoch in one_ahead(lambda number: (number, draw_epoch(views, number)), missing):
             stored = getattr(torch, logits_type)
-            logits = label_epoch(images, epoch, committee, views, at_once, dataset, device, stored, progress)
+            if settings.is_fixed:
+                whole = label_images(images, committee, at_once, dataset, device, stored) if whole is None else whole
+                logits = whole[epoch.order.long()]
+                progress.update(len(logits))
+            else:
+                logits = label_epoch(images, epoch, committee, views, at_once, dataset, device, stored, progress)
             if not logits.isfinite().all():
                 raise UserError(f"epoch {number}: a soft label is not finite in {logits_type}; check the teachers")
             check_record(folder / "settings.json", record, "soft labels", write=True)
@@ -138,7 +148,7 @@ def view_settings(settings: RelabelSettings, images: int, dataset: Dataset) -> V
 
 def scores_of(settings: RelabelSettings) -> Sequence[float]:
     """A score for each teacher, where these weigh its logits: those given, else its recorded accuracy."""
-    if settings.weighting == "equal" or settings.model_weight:
+    if settings.weighting != "prior" or settings.model_weight:
         return settings.model_weight
     return recorded_accuracies(settings.model_pool_dir, settings.teachers)
 

@@ -4,6 +4,7 @@ python -m validate.report cifar100 fadrm+ 10 ResNet18
 """
 
 import glob
+import itertools
 import os
 import statistics
 import sys
@@ -16,12 +17,13 @@ from models.teachers import read_record
 from utils import recipes
 from utils.data.table import get_dataset
 from utils.fkd.store import store_folder
-from utils.recipes.settings import ValidateSettings
+from utils.recipes.settings import PROTOCOLS, ValidateSettings
 from utils.recipes.teachers import WHOLE_DATA_TOP1
 from utils.run.errors import UserError, run_entry
 from utils.run.files import read_json, write_json
 from utils.run.pictures import accuracy_curves
 from utils.run.records import Shape, check_shape, differences
+from utils.seams import SELECTORS
 
 WIDTH = 78
 COLUMNS = (("top1", 8), ("top5", 8), ("best_top1", 11))
@@ -161,20 +163,23 @@ def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None
     def stage(name: str, **others: str | int | None) -> Any:
         return recipes.in_places(name, dataset, method, int(ipc), os.environ, **others)
 
-    validate, recover = stage("validate", student=student), stage("recover")
-    baseline = stage("validate", student=student, images="random")
-    rows = {
-        row: its.output_dir / its.dataset_name / its.exp_name
-        for row, its in ((method, validate), ("random real images", baseline))
-    }
-    patches = stage("patches")
+    validate, recover, patches = stage("validate", student=student), stage("recover"), stage("patches")
     reports = {"teachers": [recover.model_pool_dir], "patches": [patches.patch_dir / patches.selector]}
-    for step, folder in zip(("recover", "random images"), rows.values(), strict=True):
-        draws = list(draws_of(folder)) or [0]
-        made = [stage("relabel", draw=draw, images=None if step == "recover" else "random") for draw in draws]
-        reports[step] = [its.syn_data_path for its in made]
-        labels = "relabel" if step == "recover" else f"{step}: relabel"
-        reports[labels] = [store_folder(its.fkd_path, its.batch_size, int(ipc)) for its in made]
+    rows = {}
+    protocols = [name for name in PROTOCOLS if name != "own" or method in recipes.OWN_PROTOCOLS]
+    for images, labels in itertools.product((None, *SELECTORS), protocols):
+        its = stage("validate", student=student, images=images, labels=labels)
+        folder = its.output_dir / its.dataset_name / its.exp_name
+        draws = list(draws_of(folder))
+        if not draws and (images not in (None, "random") or labels != "views"):
+            continue
+        under = "" if labels == "views" else f", {labels}"
+        rows[(f"{images} real images" if images else method) + under] = folder
+        made = [stage("relabel", draw=draw, images=images, labels=labels) for draw in draws or [0]]
+        reports[f"{images} images" if images else "recover"] = [its.syn_data_path for its in made]
+        if labels != "hard":  # which takes the store of fixed
+            stores = [store_folder(its.fkd_path, its.batch_size, int(ipc)) for its in made]
+            reports[(f"{images} images: relabel" if images else "relabel") + under] = stores
     reports = {step: [folder / "report.json" for folder in folders] for step, folders in reports.items()}
     return Cell(validate, rows, stage("relabel").teachers, recover.model_pool_dir, reports)
 
@@ -270,7 +275,7 @@ def check_cell(words: Sequence[str]) -> None:
     cell = cell_of(*words[:count])
     recipe = recipes.recipe_of(cell.validate.dataset, cell.validate.recipe, cell.validate.ipc)
     named = ["--dataset-name", words[0], "--recipe", words[1], "--ipc", words[2], "--model", cell.validate.model]
-    recipes.parse("validate", [*named, *words[count:]])
+    recipes.parse_each("validate", [*named, *words[count:]], "--draw", "--labels")
     for name in (cell.validate.model, *recipe.recover.teachers, *recipe.relabel.teachers, recipe.patches.observer):
         check_network(name, cell.validate.dataset)
 

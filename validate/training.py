@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +75,36 @@ class Learner(NamedTuple):
     dtype: torch.dtype | None
     at_once: int
     device: torch.device
+    shadow: "Shadow | None" = None
+
+
+class Shadow:
+    """A running mean of a network's parameters, which begins as they do; its BatchNorms' statistics are the network's
+    own (EDC)."""
+
+    def __init__(self, network: nn.Module, keep: float) -> None:
+        self.keep, self.parameters = keep, list(network.parameters())
+        self.mean = [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        torch._foreach_lerp_(self.mean, self.parameters, 1 - self.keep)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The network with the mean as its parameters, for as long as this lasts."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for parameter, mean in zip(self.parameters, self.mean, strict=True):
+            held = parameter.clone()
+            parameter.copy_(mean)
+            mean.copy_(held)
 
 
 def build_student(name: str, dataset: Dataset, seed: int) -> nn.Module:
@@ -109,7 +141,8 @@ def prepare_student(
     dtype = amp_type(settings.amp, device, auto_on_cuda="off")
     forward = compiled(student, settings.compile, device, work, small_batches=True)
     optimiser, loss = build_optimiser(network, settings), LOSSES[settings.loss](settings)
-    return Learner(student, forward, loss, optimiser, gradient_scaler(device, dtype), dtype, at_once, device)
+    shadow = Shadow(network, settings.ema) if settings.ema else None
+    return Learner(student, forward, loss, optimiser, gradient_scaler(device, dtype), dtype, at_once, device, shadow)
 
 
 def is_tested(epoch: int, settings: ValidateSettings) -> bool:
@@ -141,6 +174,8 @@ def train_student(
         network.load_state_dict(state["student"])
         optimiser.load_state_dict(state["optimiser"])
         scaler.load_state_dict(state["scaler"])
+        if learner.shadow:
+            learner.shadow.mean = [mean.to(device) for mean in state["shadow"]]
     write_metrics(folder, metrics)
     name = f"{folder.parent.name} seed {seed}"
     progress = tqdm(total=settings.epochs * len(images), desc=name, unit="view", unit_scale=True, disable=quiet)
@@ -162,7 +197,8 @@ def train_student(
             line = {"epoch": epoch, "lr": rate, "loss": mean_loss(losses, epoch, patience)}
             if is_tested(epoch, settings):
                 learner.student.eval()
-                line["top1"], line["top5"] = accuracy(network, test_set, dataset)
+                with learner.shadow.in_place() if learner.shadow else nullcontext():
+                    line["top1"], line["top5"] = accuracy(network, test_set, dataset)
                 progress.set_postfix(top1=f"{line['top1']:.1f} %")
             line["seconds"] = round(time.monotonic() - started, 3)
             metrics.append(line)
@@ -171,6 +207,8 @@ def train_student(
             if "top1" in line or time.monotonic() - saved > SAVE_EVERY:
                 state = {"student": network.state_dict(), "optimiser": optimiser.state_dict()}
                 state |= {"scaler": scaler.state_dict(), "metrics": metrics}
+                if learner.shadow:
+                    state["shadow"] = learner.shadow.mean
                 save_training(checkpoint, run.made_with, state)
                 saved = time.monotonic()
     return metrics, is_compiled([learner.forward])
@@ -210,6 +248,8 @@ def train_epoch(
             scaler.scale(loss).backward()
             scaler.step(optimiser)
             scaler.update()
+            if learner.shadow:
+                learner.shadow.update()
             optimiser.zero_grad(set_to_none=True)  # at once: memory, and what CUDA graphs may replay over
             losses.append(loss.detach())
             progress.update(len(batch))

@@ -98,8 +98,14 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
     if team.is_main:
         summaries = {folder: summarise(folder) for folder in folders}
         if len(folders) > 1:
-            rows = [(cell.model + recipes.draw_suffix(cell.draw), cell.ipc) for cell in cells]
+            rows = [(name_of(cell), cell.ipc) for cell in cells]
             print_students({row: summaries[results_folder(cell)] for row, cell in zip(rows, cells, strict=True)})
+
+
+def name_of(cell: ValidateSettings) -> str:
+    """What tells a run from others of one command: student, protocol, draw."""
+    protocol = "" if cell.labels == "views" else f"_{cell.labels}"
+    return f"{cell.model}{protocol}{recipes.draw_suffix(cell.draw)}"
 
 
 def parse_cells(argv: Sequence[str] | None) -> list[ValidateSettings]:
@@ -109,12 +115,10 @@ def parse_cells(argv: Sequence[str] | None) -> list[ValidateSettings]:
     student and draw are put behind it. UserError for one that is named twice, and for several IPCs or draws whose
     images or labels would be the same.
     """
-    cells = recipes.parse_each("validate", argv, "--draw", "--ipc", "--model")
+    cells = recipes.parse_each("validate", argv, "--draw", "--labels", "--ipc", "--model")
     if len({cell.exp_name for cell in cells}) < len(cells):
         behind = [
-            ("" if cell.ipc is None else f"_ipc{cell.ipc}")
-            + f"_{recipes.file_name(cell.model)}{recipes.draw_suffix(cell.draw)}"
-            for cell in cells
+            ("" if cell.ipc is None else f"_ipc{cell.ipc}") + f"_{recipes.file_name(name_of(cell))}" for cell in cells
         ]
         cells = [replace(cell, exp_name=cell.exp_name + name) for cell, name in zip(cells, behind, strict=True)]
     for name, flag in (("original_data_path", "--original-data-path"), ("fkd_path", "--fkd-path")):
@@ -207,6 +211,7 @@ def what_labels_must_have(settings: ValidateSettings, images_sha256: str) -> dic
         "epochs": settings.epochs,
         "min_scale": settings.min_scale,
     }
+    expected["labels"] = "fixed" if settings.labels in ("fixed", "hard") else "views"
     return expected if settings.mix is None else {**expected, "mix": settings.mix}
 
 

@@ -35,6 +35,31 @@ def kl(settings: ValidateSettings) -> StudentLoss:
     return lambda logits, target: distillation_loss(logits, target.soft, settings.temperature, target.batch)
 
 
+@LOSSES.add("kl_squared")
+def kl_squared(settings: ValidateSettings) -> StudentLoss:
+    """The same times the square of the temperature (Hinton et al. 2015)."""
+    loss = kl(settings)
+    return lambda logits, target: settings.temperature**2 * loss(logits, target)
+
+
+@LOSSES.add("cross_entropy")
+def cross_entropy(settings: ValidateSettings) -> StudentLoss:
+    """The images' classes alone."""
+    return lambda logits, target: F.cross_entropy(logits.float(), target.hard, reduction="sum") / target.batch
+
+
+@LOSSES.add("mse_ce")
+def mse_ce(settings: ValidateSettings) -> StudentLoss:
+    """The mean squared distance of logits, and --gamma times the cross-entropy of the images' classes (G-VBSM)."""
+    hard = cross_entropy(settings)
+
+    def loss(logits: Tensor, target: Target) -> Tensor:
+        squares = (logits.float() - target.soft.float()).square().mean(dim=1).sum() / target.batch
+        return squares + settings.gamma * hard(logits, target)
+
+    return loss
+
+
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, batch: int) -> Tensor:
     """KL(softmax(teacher / T) || softmax(student / T)) summed over the rows given, over `batch`; no factor T^2.
 

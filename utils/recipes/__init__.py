@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from utils.data.table import Dataset, get_dataset
 from utils.recipes.base import IPCS, Recipe, base
+from utils.recipes.protocols import under
 from utils.recipes.rates import default_rate, rates_of
 from utils.recipes.settings import (
     ImageSettings,
@@ -89,14 +90,18 @@ STAGES = {
 }
 
 
-def find_methods() -> dict[str, Callable[[Dataset, int], Recipe]]:
-    """The recipe of every method whose file lies in this folder, by the method's name."""
+def find_methods(function: str) -> dict[str, Callable[..., Recipe]]:
+    """That function of every method whose file lies in this folder and has it, by the method's name."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)
                if not found.name.startswith("_")]  # fmt: skip
-    return {module.METHOD: module.recipe for module in modules if hasattr(module, "METHOD")}
+    return {
+        module.METHOD: getattr(module, function)
+        for module in modules
+        if hasattr(module, "METHOD") and hasattr(module, function)
+    }
 
 
-METHODS = find_methods()
+METHODS, OWN_PROTOCOLS = find_methods("recipe"), find_methods("own_protocol")
 
 
 def recipe_of(dataset: Dataset, method: str, ipc: int) -> Recipe:
@@ -171,6 +176,7 @@ def recipe_settings(stage: str, argv: Sequence[str] | None) -> dict[str, object]
     probe = Parser(STAGES[stage].module, add_help=False)
     for flag, kind in (("--recipe", str), ("--dataset-name", str), ("--ipc", int), ("--model", str)):
         probe.add_argument(flag, type=kind)
+    probe.add_argument("--labels", "--protocol", default="views")
     chosen, _ = probe.parse_known_args(argv)
     dataset = None if chosen.dataset_name is None else get_dataset(chosen.dataset_name)
     if stage == "pretrain":
@@ -181,17 +187,19 @@ def recipe_settings(stage: str, argv: Sequence[str] | None) -> dict[str, object]
         return {}
     if dataset is None or chosen.ipc is None:
         raise UserError("--recipe needs --dataset-name and --ipc beside it")
-    return settings_of(stage_of(stage, dataset, chosen.recipe, chosen.ipc, chosen.model))
+    return settings_of(stage_of(stage, dataset, chosen.recipe, chosen.ipc, chosen.model, chosen.labels))
 
 
-def stage_of(stage: str, dataset: Dataset, method: str, ipc: int, student: str | None = None) -> StageSettings:
-    """The settings of a stage as a recipe has them. student: in validate, if it is another than the recipe's."""
+def stage_of(
+    stage: str, dataset: Dataset, method: str, ipc: int, student: str | None = None, labels: str = "views"
+) -> StageSettings:
+    """The settings of a stage as a recipe has them. student: in validate, if it is another than the recipe's; labels:
+    the protocol (see utils/recipes/protocols.py). UserError where a method has no protocol of its own."""
     recipe = recipe_of(dataset, method, ipc)
-    if stage == "validate":
-        student = student or recipe.validate.model
-        rate, eta, _ = student_rate(dataset, method, student, ipc)
-        recipe = recipe.set_in("validate", model=student, adamw_lr=rate, eta=eta)
-    return getattr(recipe, stage)
+    student = student or recipe.validate.model
+    rate, eta, _ = student_rate(dataset, method, student, ipc)
+    recipe = recipe.set_in("validate", model=student, adamw_lr=rate, eta=eta)
+    return getattr(under(recipe, labels, method, dataset, ipc, OWN_PROTOCOLS.get(method)), stage)
 
 
 def in_places(
@@ -201,7 +209,7 @@ def in_places(
 
     others: settings that the recipe does not give, and `student` as for `stage_of`.
     """
-    settings = stage_of(stage, dataset, method, ipc, others.pop("student", None))
+    settings = stage_of(stage, dataset, method, ipc, others.pop("student", None), others.get("labels", "views"))
     return fill_places(replace(settings, dataset_name=dataset.name, recipe=method, ipc=ipc, **others), environment)
 
 
@@ -218,6 +226,7 @@ def fill_places(settings: Any, environment: Mapping[str, str]) -> Any:
     """
     recipe, model = getattr(settings, "recipe", None), getattr(settings, "model", None)
     images = getattr(settings, "images", None) or recipe
+    protocol = getattr(settings, "labels", "views")
     known = {
         "root": environment.get("Main_Data_Path") or None,
         **{name: environment.get(name) or None for name in ("train_dir", "val_dir", "patch_dir")},
@@ -227,6 +236,8 @@ def fill_places(settings: Any, environment: Mapping[str, str]) -> Any:
         "selector": getattr(settings, "selector", None),
         "model": file_name(model) if isinstance(model, str) else None,
         "draw": draw_suffix(getattr(settings, "draw", 0)),
+        "protocol": "" if protocol == "views" else f"_{protocol}",
+        "store": {"views": "", "own": "_own"}.get(protocol, "_fixed"),
         "images": images,
         "labels": recipe if images == recipe else f"{images}_by_{recipe}",
     }

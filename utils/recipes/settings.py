@@ -28,6 +28,11 @@ EPOCHS = (1, 99_999)
 
 SOURCES = ("offline", "online")
 WEIGHTINGS = ("equal", "prior")
+PROTOCOLS = ("views", "fixed", "hard", "own")
+PROTOCOL_HELP = (
+    "views: a soft label for each view; fixed: one for each image; hard: its class; own: as the method's paper labels "
+    "and trains"
+)
 AMP, COMPILE = ("auto", "off", "fp16", "bf16"), ("auto", "off", "on")
 COMPILE_HELP = "torch.compile, with CUDA graphs on CUDA; auto: on CUDA, and on a CPU where it wins its time back"
 SOURCE_HELP = "offline: teachers from --model-pool-dir; online: torchvision's IMAGENET1K_V1 weights"
@@ -39,7 +44,7 @@ ONLINE = {"--online": "online", "--no-online": "offline"}
 TRAIN, VAL, PATCHES = "{train_dir}/{dataset}", "{val_dir}/{dataset}", "{patch_dir}/{dataset}"
 POOL = "{root}/pretrained_models/{dataset}_pretrained_models"
 IMAGES, RUN = "{root}/generated_data/syn_data/{dataset}", "{images}_ipc{ipc}{draw}"
-LABELS = "{root}/generated_data/new_labels/{dataset}/{labels}{draw}"
+LABELS = "{root}/generated_data/new_labels/{dataset}/{labels}{store}{draw}"
 RESULTS = "{root}/generated_data/validate_output"
 
 
@@ -270,9 +275,11 @@ class RelabelSettings(RecipeSettings):
     )
     weighting: str = setting(
         "equal",
-        "prior: weights are softmax(scores / 10) of --model-weight, else of the teachers' recorded accuracies",
-        choices=WEIGHTINGS,
+        "prior: weights are softmax(scores / 10) of --model-weight, else of the teachers' recorded accuracies; norm: "
+        "all at one norm",
+        choices=(*WEIGHTINGS, "norm"),
     )
+    labels: str = setting("views", PROTOCOL_HELP, "--labels --protocol", choices=PROTOCOLS)
     model_weight: tuple[float, ...] = setting(
         (), "a score for each teacher; means --weighting prior", within=(-1e6, 1e6)
     )
@@ -294,12 +301,21 @@ class RelabelSettings(RecipeSettings):
     amp: str = setting("auto", "number type of the networks; auto: float32", choices=AMP)
     compile: str = setting("auto", COMPILE_HELP, choices=COMPILE)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a label is of a whole image, in each of its views the same."""
+        return self.labels in ("fixed", "hard")
+
     def resolved(self) -> Self:
         scores, teachers = len(self.model_weight), len(self.teachers)
         if scores and scores != teachers:
             raise UserError(f"--model-weight has {scores} scores for {teachers} teachers: give as many")
         if not self.fkd_path.name:
             raise UserError(f"--fkd-path {self.fkd_path}: it ends in the name that the label folder's begins with")
+        if self.is_fixed and (self.mix or self.eval_mode == "F"):
+            raise UserError(
+                f"--labels {self.labels}: images are labelled whole, one by one: no --mix-type, and --eval-mode T"
+            )
         if self.min_scale > self.max_scale:
             raise UserError(
                 f"--min-scale-crops {self.min_scale} --max-scale-crops {self.max_scale}: the first is the smaller one"
@@ -326,7 +342,7 @@ class ValidateSettings(RecipeSettings):
     fkd_path: Path | None = folder(LABELS + "_bs{batch_size}_ipc{ipc}", "the label store: the whole folder")
     val_dir: Path | None = folder(VAL, OWN_VAL)
     output_dir: Path | None = folder(RESULTS, "results: <output-dir>/<dataset>/<exp-name>/seed<n>")
-    exp_name: str | None = folder("{labels}_ipc{ipc}_{model}{draw}", "folder of this run's results")
+    exp_name: str | None = folder("{labels}_ipc{ipc}_{model}{protocol}{draw}", "folder of this run's results")
     workers: int = setting(4, "processes that decode the validation images, once", "--workers -j", within=WORKERS)
     verify: bool = setting(False, "read all labels against their checksums first")
     epochs: int = shaping(300, "epochs; the store has at least as many", within=EPOCHS, group="training")
@@ -334,7 +350,10 @@ class ValidateSettings(RecipeSettings):
     accumulation: int = shaping(
         1, "micro-batches a batch is cut in", "--gradient-accumulation-steps", within=(1, 2**15)
     )
+    labels: str = younger("views", PROTOCOL_HELP, "--labels --protocol", choices=PROTOCOLS)
     loss: str = shaping("kl", "what the student minimises", choices=LOSSES)
+    gamma: float = younger(0.1, "weight of the cross-entropy in mse_ce", within=WEIGHT)
+    ema: float = younger(0.0, "test a running mean of the weights, of which each step keeps this share", within=SHARE)
     temperature: float = shaping(3.0, "of teacher and student in the KL loss", "--temperature -T", within=POSITIVE)
     mix: str | None = shaping(
         None, "that of the store (default: whatever it is)", "--mix-type", choices=("cutmix", "mixup")

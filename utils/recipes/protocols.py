@@ -1,0 +1,37 @@
+"""How images are labelled and trained on: FADRM's protocol, under which all methods are compared, and others.
+
+views   FADRM's: a soft label for every augmented, mixed view (SL+KD)
+fixed   one soft label an image, of the image as it is (SL), after the re-implementation of CA2D
+hard    its class alone (HL), likewise
+own     the method's paper's, where its file has one (`own_protocol`)
+
+All but `own` show a student as many images, so that they cost the same. Of CA2D's protocols the optimisers, rates,
+losses and schedules are here; its augmentation (DSA) is not: views are cropped and mirrored as for `views`, and not
+mixed.
+"""
+
+from collections.abc import Callable
+
+from utils.data.table import Dataset
+from utils.recipes.base import Recipe
+from utils.run.errors import UserError
+
+FIXED = {"loss": "kl_squared", "temperature": 20.0, "adamw_lr": 0.001, "eta": 1.0, "schedule": "cosine"}
+HARD = {"loss": "cross_entropy", "optimizer": "sgd", "sgd_lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+HARD |= {"schedule": "step"}
+
+
+def under(
+    recipe: Recipe, labels: str, method: str, dataset: Dataset, ipc: int, own: Callable[..., Recipe] | None
+) -> Recipe:
+    """A method's recipe under one of these protocols. own: the method's own, if it has one; UserError if it has not."""
+    if labels == "views":
+        return recipe
+    if labels == "own":
+        if own is None:
+            raise UserError(f"{method} has no protocol of its own here: leave --protocol own out")
+        return own(recipe, dataset, ipc)
+    batch = recipe.validate.batch_size if dataset.name == "fashion_mnist" else min(256, dataset.num_classes * ipc)
+    recipe = recipe.set(mix=None, batch_size=batch, labels=labels)
+    recipe = recipe.set_in("relabel", eval_mode="T", tiles=1)
+    return recipe.set_in("validate", accumulation=1, **(FIXED if labels == "fixed" else HARD))
