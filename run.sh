@@ -7,7 +7,8 @@
 #
 # Sets up what it needs. Every step is a command of its own, which skips what it has made already.
 
-. "$(dirname "$(readlink -f "$0")")/utils/run/launch.sh"
+here="$(dirname "$(readlink -f "$0")")" && [ -e "$here/utils" ] || here="$SLURM_SUBMIT_DIR" # sbatch runs a copy
+. "$here/utils/run/launch.sh" || exit
 
 case " $* " in *" -h "* | *" --help "*) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;; esac
 cell=() # DATASET METHOD IPC STUDENT; what follows are flags of validate

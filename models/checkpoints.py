@@ -5,10 +5,13 @@ download. `timm:<name>` is `timm_<name>` in file names.
 """
 
 import hashlib
+import io
 import pickle
+import pickletools
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,11 +25,12 @@ from models.registry import TIMM_PREFIX, build_network, check_network
 from utils.data.table import Dataset
 from utils.recipes import file_name
 from utils.run.errors import UserError
-from utils.run.files import read_json, reading, sha256_of, write_safetensors
+from utils.run.files import read_bytes, read_json, reading, sha256_of, write_safetensors
 
 ENDINGS = (".safetensors", ".pth")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 OF_THOP = ("total_ops", "total_params")
+MOST_SHARED = 32  # tuples that a pickle names again: a state dict names none
 
 
 class Teacher(NamedTuple):
@@ -59,7 +63,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings(action="ignore"), reading(path, "remove it, then train or download it again"):
             if path.suffix == ".safetensors":
-                state = safetensors.torch.load_file(path)
+                state = safetensors.torch.load(read_bytes(path))
             else:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -77,7 +81,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
             )
         if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
             raise UserError(f"{path} holds {name!r} as a meta, sparse, quantised or complex tensor: save plain ones")
-    return {key: value for key, value in without_prefix(state).items() if not key.endswith(OF_THOP)}
+    return without_prefix({key: value for key, value in state.items() if not key.endswith(OF_THOP)})
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -105,6 +109,40 @@ def refuse_other_files(path: Path) -> None:
             raise UserError(f"{path} is a TorchScript archive: save the network's state_dict() instead")
         if sum(entry.file_size for entry in entries) > path.stat().st_size:  # torch.save compresses nothing
             raise UserError(f"{path} is a compressed archive: save the network's state_dict() with torch.save")
+    if path.suffix != ".safetensors" and any(shared_tuples(content) > MOST_SHARED for content in pickles_of(path)):
+        raise UserError(
+            f"{path} is not a plain state dict (tuples within tuples): save the network's state_dict() alone"
+        )
+
+
+def pickles_of(path: Path) -> Iterator[bytes]:
+    """The pickles in a file of torch.save: that of an archive, or the file itself, which begins with some."""
+    if not zipfile.is_zipfile(path):
+        yield path.read_bytes()
+        return
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.filename.endswith("data.pkl"):
+                yield archive.read(entry)
+
+
+def shared_tuples(content: bytes) -> int:
+    """How often pickles take a tuple that they have named before: where tuples hold the same tuple twice, and so on,
+    their hash takes time without end."""
+    stream, named, taken, is_tuple = io.BytesIO(content), set(), 0, False
+    with suppress(ValueError, IndexError, UnicodeDecodeError):  # what is no pickle is the loader's to refuse
+        while stream.tell() < len(content):
+            count = 0
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+                    place = count if argument is None else argument
+                    count += 1
+                    if is_tuple:
+                        named.add(place)
+                elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+                    taken += argument in named
+                is_tuple = opcode.name.startswith("TUPLE")
+    return taken
 
 
 def load_network(name: str, dataset: Dataset, path: Path) -> nn.Module:

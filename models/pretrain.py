@@ -34,7 +34,7 @@ from utils.recipes.settings import PretrainSettings
 from utils.recipes.teachers import WHOLE_DATA_TOP1
 from utils.run.device import choose_device, describe_device
 from utils.run.errors import UserError, run_entry
-from utils.run.files import only_one, read_json
+from utils.run.files import only_one, read_json, remove
 from utils.run.randomness import seed_for
 from utils.run.report import report_run
 from utils.run.schedules import cosine
@@ -119,7 +119,7 @@ def teacher_of(
             identity["train_images_sha256"] = digest_of_folder(settings.train_dir, dataset)
         teachers.check_trained_with(pool, record, identity)
         if team.is_main:
-            teachers.training_path(pool, name).unlink(missing_ok=True)  # of a run that was killed just then
+            remove(teachers.training_path(pool, name))  # of a run that was killed just then
         if record.get("test_images_sha256") == test_images:
             return record
     if not team.is_main:

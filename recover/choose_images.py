@@ -8,7 +8,6 @@ share the classes out.
 """
 
 import hashlib
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from models.checkpoints import Teacher, load_teacher
 from utils import recipes
+from utils.data.digests import LISTING, listing_digest
 from utils.data.distilled import distilled_path, images_output, is_made_with, record_path, write_distilled
 from utils.data.embedded import ensure_embedded
 from utils.data.images import images_by_class, load_test_images
@@ -28,7 +28,7 @@ from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
 from utils.run.randomness import generator_for
 from utils.run.records import check_record
-from utils.run.report import report_run
+from utils.run.report import report_run, start_run
 from utils.run.settings import show
 from utils.run.space import print_dry_run, require_space
 from utils.run.team import Team, teamwork
@@ -59,13 +59,13 @@ def choose_images(settings: ImageSettings, team: Team) -> None:
     folder, observer = settings.syn_data_path / settings.exp_name, None
     seed = settings.seed + settings.draw
     record = {"method": settings.selector, "dataset_name": dataset.name, "ipc": settings.ipc, "seed": seed}
-    record |= {"train_images": sum(map(len, images))}
+    record |= {"train_images": sum(map(len, images)), LISTING: listing_digest(settings.train_dir, images)}
     if settings.selector != "random":
         observer = load_teacher(settings.observer, dataset, settings.model_pool_dir, settings.source)
         observer.module.to(device)
         record |= {"observer": observer.name, "observer_sha256": observer.sha256}
-    check_record(record_path(folder), record, "images")
-    started = time.monotonic()
+    check_record(record_path(folder), record, "images", younger=[LISTING])
+    started = start_run(device)
     pending = []  # a real image, the place that it goes to, and a digest of what it is
     for class_index, paths in team.share(list(enumerate(images))):
         look = partial(observe_images, paths, observer, class_index, dataset, settings)
@@ -89,7 +89,7 @@ def choose_images(settings: ImageSettings, team: Team) -> None:
             chunk = pending[start : start + CHUNK]
             sources = [source for source, _, _ in chunk]
             pixels = load_test_images(sources, dataset, workers=settings.workers, progress=None)
-            check_record(record_path(folder), record, "images", write=True)
+            check_record(record_path(folder), record, "images", write=True, younger=[LISTING])
             for (_, target, digest), image in zip(chunk, pixels, strict=True):
                 write_distilled([target], image[None], digest)
                 progress.update()

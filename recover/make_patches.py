@@ -8,7 +8,6 @@ A class at a time: draw images, cut crops, score them, choose, tile, write. A pa
 a stopped run goes on where it was. Several processes (torchrun) share the classes out.
 """
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from models.checkpoints import load_teacher
 from utils import recipes
+from utils.data.digests import LISTING, listing_digest
 from utils.data.embedded import ensure_embedded
 from utils.data.images import images_by_class
 from utils.data.table import Dataset
@@ -32,7 +32,7 @@ from utils.recipes.settings import PatchSettings
 from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
 from utils.run.records import check_record
-from utils.run.report import report_run
+from utils.run.report import report_run, start_run
 from utils.run.settings import identity_of, show
 from utils.run.space import print_dry_run, require_space
 from utils.run.team import Team, teamwork
@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_patches(settings: PatchSettings, team: Team) -> None:
     show("patches", settings)
     dataset = settings.dataset
+    if settings.recipe and not recipes.stage_of("recover", dataset, settings.recipe, settings.ipc).uses_patches:
+        print(f"patches: {settings.recipe} starts from noise: nothing to make")
+        return
     device = choose_device(settings.device, team.local_rank)
     folder = settings.patch_dir / settings.selector
     classes, count = range(settings.start_index, settings.end_index), settings.patches_per_class
@@ -63,8 +66,8 @@ def make_patches(settings: PatchSettings, team: Team) -> None:
     observer.module.to(device)
     # Not how many patches: more of them begin with the same ones.
     record = {"dataset_name": dataset.name, **identity_of(settings), "observer_sha256": observer.sha256}
-    record |= {"train_images": sum(map(len, images))}
-    check_record(folder / RECORD, record, "patches")
+    record |= {"train_images": sum(map(len, images)), LISTING: listing_digest(settings.train_dir, images)}
+    check_record(folder / RECORD, record, "patches", younger=[LISTING])
     absent = [index for index in classes if missing_patch(folder, index, count)]
     team.wait()  # until all have looked
     output = patches_output(len(absent) * count, dataset)
@@ -73,12 +76,12 @@ def make_patches(settings: PatchSettings, team: Team) -> None:
         print_dry_run("patches", {"classes": len(absent), "patches": output.files}, folder, output)
         return
 
-    started = time.monotonic()
+    started = start_run(device)
     pending = list(team.share(absent))
     with ThreadPoolExecutor(max(settings.workers, 1)) as pool:
         for class_index in tqdm(pending, desc="patches", unit="class", disable=not pending):
             patches = class_patches(class_index, images[class_index], observer.module, pool, settings, dataset)
-            check_record(folder / RECORD, record, "patches", write=True)
+            check_record(folder / RECORD, record, "patches", write=True, younger=[LISTING])
             write_class_patches(folder, class_index, patches)
     made = team.total(len(pending) * count)
     if team.is_main:

@@ -9,7 +9,6 @@ made with the same settings is skipped, so an interrupted run goes on where it w
 out.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,7 +40,7 @@ from utils.run.errors import UserError, run_entry
 from utils.run.precision import Work, amp_type, compiled, is_compiled
 from utils.run.randomness import generator_for
 from utils.run.records import check_record
-from utils.run.report import report_run
+from utils.run.report import report_run, start_run
 from utils.run.settings import show
 from utils.run.space import print_dry_run, require_space
 from utils.run.team import Team, teamwork
@@ -89,7 +88,7 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     teachers = match_teachers(settings, loaded, plan, dataset, device, real)
     verifier = load_verifier(settings, dataset, device)
     valid_range = batches.valid_range_of(dataset, device)
-    started, made = time.monotonic(), 0
+    started, made = start_run(device), 0
     mine = [*team.share(missing), *team.share([batch for batch in work if batch not in missing])]
     progress = tqdm(total=len(mine) * plan.iterations, desc="recover", unit="it", disable=not team.is_main)
     with progress, BackgroundWriter() as writer:

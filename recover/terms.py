@@ -78,7 +78,10 @@ def build_terms(settings: RecoverSettings) -> Mapping[str, tuple[float, Term]]:
     for word in settings.terms:
         name, _, weight = word.partition("=")
         try:
-            terms[name] = float(weight or getattr(settings, name, 1)), TERMS[name](settings)
+            share = float(weight or getattr(settings, name, 1))
         except ValueError:
             raise UserError(f"--terms {word}: {weight} is no number") from None
+        if not 0 <= share <= 1e9:
+            raise UserError(f"--terms {word}: it must be from 0 to 1,000,000,000")
+        terms[name] = share, TERMS[name](settings)
     return terms

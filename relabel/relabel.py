@@ -8,7 +8,6 @@ One epoch at a time, each a whole file; an epoch whose file is there is skipped,
 was. The manifest is written last: a store that has one is complete. Several processes share the epochs out.
 """
 
-import time
 from collections.abc import Sequence
 
 import torch
@@ -43,7 +42,7 @@ from utils.run.device import choose_device, memory_format
 from utils.run.errors import UserError, run_entry
 from utils.run.precision import Work, amp_type, autocast, compiled, is_compiled
 from utils.run.records import check_record
-from utils.run.report import report_run
+from utils.run.report import report_run, start_run
 from utils.run.settings import show
 from utils.run.space import print_dry_run, require_space
 from utils.run.team import Team, teamwork
@@ -104,7 +103,7 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
         committee = mean_of_norms(networks)
     whole = None  # the labels of whole images, where these are asked for
     images = on_device_if_fits(images, device)
-    started = time.monotonic()
+    started = start_run(device)
     quiet = not team.is_main or not missing
     progress = tqdm(total=len(missing) * views.images, desc="relabel", unit="view", unit_scale=True, disable=quiet)
     with progress, BackgroundWriter() as writer, torch.no_grad(), autocast(device, dtype):

@@ -133,8 +133,9 @@ def test_a_folder_that_cannot_be_is_named_by_a_script(tmp_path):
     ended = call_script(
         "recover/scripts/fashion_mnist/recover_fadrm_ipc1.sh", Main_Data_Path=tmp_path / "file" / "data"
     )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith(f"error: {tmp_path}/file") and ended.stderr.count("\n") == 1
+    note, error = ended.stderr.splitlines()
+    assert ended.returncode == 2 and note.startswith(f"note: {tmp_path}/file/data/logs")
+    assert error.startswith("error: ") and f"{tmp_path}/file/data" in error
 
 
 @pytest.mark.parametrize(

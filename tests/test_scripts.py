@@ -93,7 +93,7 @@ def test_there_are_these_scripts_and_no_others():
 @pytest.mark.parametrize("script", [*SCRIPTS, *GENERIC])
 def test_each_script_is_short_and_names_its_recipe_only(script):
     lines = (ROOT / script).read_text().splitlines()
-    assert len(lines) <= 4
+    assert len(lines) <= 5
     assert lines[-1].endswith('-- "$@"')
     assert os.access(ROOT / script, os.X_OK)
 
@@ -386,11 +386,26 @@ def test_a_full_disk_does_not_keep_the_message_from_the_terminal(tmp_path):
     assert line in done.stderr.splitlines()
 
 
-def test_a_log_that_cannot_be_written(stub, tmp_path):
+def test_a_log_that_cannot_be_written_is_said_and_the_stage_goes_on(stub, tmp_path):
+    """On a disk that is read-only a stage may have nothing left to do; on one that is full it says so itself."""
     (tmp_path / "file").touch()
     done = run(RECOVER, folder=tmp_path, FADRM_PYTHON=stub, Main_Data_Path=tmp_path / "file" / "data")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and f"{tmp_path}/file/data" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 7 and "recover.recover" in done.stdout
+    log = f"{tmp_path}/file/data/logs/recover_cifar100_fadrm_1.log"
+    assert done.stderr == f"note: {log} cannot be written: this run has no log\na warning\n"
+
+
+@pytest.mark.parametrize("script", [RECOVER, VALIDATE, "models/scripts/cifar10/pretrain.sh"])
+def test_a_copy_of_a_script_finds_the_project_where_slurm_says(script, stub, tmp_path):
+    """As sbatch runs it: from its spool, submitted in the project's folder."""
+    (tmp_path / "spool").mkdir()
+    copy = shutil.copy(ROOT / script, tmp_path / "spool" / "slurm_script")
+    environment = {**os.environ, "FADRM_PYTHON": str(stub), "Main_Data_Path": str(tmp_path / "data")}
+    call = {"capture_output": True, "text": True, "timeout": 60, "cwd": tmp_path}
+    done = subprocess.run(["bash", copy], env={**environment, "SLURM_SUBMIT_DIR": str(ROOT)}, **call)
+    assert (done.returncode, done.stderr) == (7, "a warning\n") and "--dataset-name" in done.stdout
+    lost = subprocess.run(["bash", copy], env=environment, **call)
+    assert lost.returncode != 0 and lost.stdout == "" and "utils/run/launch.sh" in lost.stderr
 
 
 def test_a_whole_call_prints_on_its_streams_and_into_a_log(tmp_path):

@@ -247,12 +247,14 @@ def test_no_python_and_one_that_is_too_old(machine, function, message):
 
 def test_a_python_that_was_named_is_taken_as_it_is(machine):
     machine.add_python(satisfies=[SATISFIES_RUN])
-    assert machine.call("setup_python requirements.txt", FADRM_PYTHON="/my/python") == ("/my/python", 0, "", [])
+    _, status, messages, _ = machine.call("setup_python requirements.txt", FADRM_PYTHON="/my/python")
+    assert (status, messages) == (2, "error: FADRM_PYTHON=/my/python is no program: name a Python, or unset it\n")
     named = machine.folder / "named"
     named.mkdir()
     shutil.copy(machine.tools / "python", named)
     (named / "satisfies").write_text(f"{SATISFIES_RUN}\n")
-    assert machine.call("find_python", FADRM_PYTHON=named / "python") == (str(named / "python"), 0, "", [])
+    for function in ("find_python", "setup_python requirements.txt"):
+        assert machine.call(function, FADRM_PYTHON=named / "python") == (str(named / "python"), 0, "", [])
 
 
 def test_no_other_python_is_taken_for_one_that_was_named(machine):

@@ -19,9 +19,11 @@ from utils.data.table import get_dataset
 from utils.fkd.store import store_folder
 from utils.recipes.settings import PROTOCOLS, ValidateSettings
 from utils.recipes.teachers import WHOLE_DATA_TOP1
+from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
 from utils.run.files import read_json, write_json
 from utils.run.pictures import accuracy_curves
+from utils.run.precision import amp_type
 from utils.run.records import Shape, check_shape, differences
 from utils.seams import SELECTORS
 
@@ -34,6 +36,7 @@ RESULT: Shape = {
     "metrics": [{"epoch": int}],
 }
 
+TESTED = ("top1", "top5")  # what a line of metrics has where the student was tested
 ONE_RUN = ("dataset", "method", "ipc", "student", "settings", "epochs", "test_images_sha256", "teachers")
 REPORT: Shape = {"seconds": float, "peak_memory_gib": float}
 USAGE = "usage: python -m validate.report DATASET METHOD IPC [STUDENT]"
@@ -53,6 +56,9 @@ def read_results(folder: Path) -> list[dict]:
     for path in folder.glob("seed*/result.json"):
         result = read_json(path)
         check_shape(path, result, RESULT, "remove it and run validate again")
+        for line in result["metrics"]:
+            tested = {name: float for name in TESTED if name in line}
+            check_shape(path, line, tested, "remove it and run validate again")
         if not curve_of(result):
             raise UserError(f"{path} has no epoch that was tested: remove it and run validate again")
         results.append(result)
@@ -195,9 +201,7 @@ def report_cell(cell: Cell) -> Path:
         raise UserError(f"{cell.rows[settings.recipe]} has no results: run validate first")
     name = f"{settings.dataset_name}_{settings.recipe}_ipc{settings.ipc}_{recipes.file_name(settings.model)}"
     reports = settings.output_dir.parent / "reports"
-    curves = {row: mean_curve(found) for row, found in results.items()}
-    title = f"{settings.model} on {settings.dataset_name}, IPC {settings.ipc}"
-    curve = accuracy_curves(reports / f"{name}.png", curves, title)
+    curve = reports / f"{name}.png"
     records = {name: read_record(cell.pool, name) for name in cell.teachers}
     content = {
         "dataset": settings.dataset_name,
@@ -212,10 +216,14 @@ def report_cell(cell: Cell) -> Path:
         },
         "steps": costs_of(cell, results),
     }
-    write_json(reports / f"{name}.json", content)
+    path = reports / f"{name}.json"
     print_cell(content)
-    print(f"accuracy over the epochs: {curve}\nthis report: {reports / f'{name}.json'}", flush=True)
-    return reports / f"{name}.json"
+    if not curve.exists() or not path.exists() or read_json(path) != content:
+        title = f"{settings.model} on {settings.dataset_name}, IPC {settings.ipc}"
+        accuracy_curves(curve, {row: mean_curve(found) for row, found in results.items()}, title)
+        write_json(path, content)
+    print(f"accuracy over the epochs: {curve}\nthis report: {path}", flush=True)
+    return path
 
 
 def costs_of(cell: Cell, results: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, float]]:
@@ -275,9 +283,26 @@ def check_cell(words: Sequence[str]) -> None:
     cell = cell_of(*words[:count])
     recipe = recipes.recipe_of(cell.validate.dataset, cell.validate.recipe, cell.validate.ipc)
     named = ["--dataset-name", words[0], "--recipe", words[1], "--ipc", words[2], "--model", cell.validate.model]
-    recipes.parse_each("validate", [*named, *words[count:]], "--draw", "--labels")
+    flags = words[count:]
+    for flag in ("--dataset-name", "--recipe", "--ipc", "--model", "--draw"):
+        if any(word == flag or word.startswith(f"{flag}=") for word in flags):
+            raise UserError(f"{flag}: run.sh gives it; name DATASET METHOD IPC STUDENT in front, or call the stages")
+    for settings in recipes.parse_each("validate", [*named, *flags], "--labels"):
+        require_labels_for(settings, words[0], words[1], words[2])
+        amp_type(settings.amp, choose_device(settings.device), auto_on_cuda="off")
     for name in (cell.validate.model, *recipe.recover.teachers, *recipe.relabel.teachers, recipe.patches.observer):
         check_network(name, cell.validate.dataset)
+
+
+def require_labels_for(settings: ValidateSettings, dataset: str, method: str, ipc: str) -> None:
+    """UserError where a student asks for other labels than the cell's relabel makes."""
+    made = recipes.stage_of("relabel", get_dataset(dataset), method, int(ipc), labels=settings.labels)
+    if settings.epochs > made.epochs:
+        raise UserError(f"--epochs {settings.epochs}: this cell's labels have {made.epochs}, and a student no more")
+    for name in ("batch_size", "min_scale", "mix"):
+        wanted, its = getattr(settings, name), getattr(made, name)
+        if wanted not in (None, its):
+            raise UserError(f"--{name.replace('_', '-')} {wanted}: this cell's labels are made with {its}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from utils.run.errors import UserError
 from utils.run.files import write_whole
 from utils.run.precision import NO_WORK, Work, amp_type, autocast, compiled, fused, gradient_scaler, is_compiled
 from utils.run.randomness import seed_for
+from utils.run.records import check_record
 from utils.run.training_state import load_training, save_training
 from utils.seams import LOSSES, SCHEDULES
 
@@ -176,11 +177,10 @@ def train_student(
         scaler.load_state_dict(state["scaler"])
         if learner.shadow:
             learner.shadow.mean = [mean.to(device) for mean in state["shadow"]]
-    write_metrics(folder, metrics)
     name = f"{folder.parent.name} seed {seed}"
     progress = tqdm(total=settings.epochs * len(images), desc=name, unit="view", unit_scale=True, disable=quiet)
     saved = time.monotonic()
-    with progress, (folder / "metrics.jsonl").open("a") as log:
+    with progress:
         progress.update(len(metrics) * len(images))
         coming = range(len(metrics), settings.epochs)
         for epoch, stored in one_ahead(lambda number: (number, read_epoch(store, number)), coming):
@@ -201,9 +201,12 @@ def train_student(
                     line["top1"], line["top5"] = accuracy(network, test_set, dataset)
                 progress.set_postfix(top1=f"{line['top1']:.1f} %")
             line["seconds"] = round(time.monotonic() - started, 3)
+            if epoch == coming[0]:  # the first that is made now: only now is the place this run's
+                check_record(folder / "settings.json", run.made_with, "results", write=True)
+                write_metrics(folder, metrics)
             metrics.append(line)
-            log.write(json.dumps(line) + "\n")
-            log.flush()
+            with (folder / "metrics.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
             if "top1" in line or time.monotonic() - saved > SAVE_EVERY:
                 state = {"student": network.state_dict(), "optimiser": optimiser.state_dict()}
                 state |= {"scaler": scaler.state_dict(), "metrics": metrics}

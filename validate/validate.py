@@ -32,7 +32,7 @@ from utils.fkd.store import LabelStore, check_store, open_store
 from utils.recipes.settings import ValidateSettings
 from utils.run.device import choose_device, describe_device, peak_memory_bytes, reset_peak_memory, versions
 from utils.run.errors import UserError, run_entry
-from utils.run.files import only_one, write_json
+from utils.run.files import only_one, remove, sweep, write_json
 from utils.run.records import check_record
 from utils.run.settings import identity_of, show
 from utils.run.space import Output, print_dry_run, require_space
@@ -74,7 +74,7 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
         print_dry_run("validate", {"students": len(pending), "views": views}, folders[0].parent, output)
         return
     for run in team.share([run for run in runs if run.is_done]):
-        (run.place / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed just then
+        remove(run.place / CHECKPOINT)  # of a run that was killed just then
     if pending:
         paths, test_labels = list_images(settings.val_dir, dataset)
         test_set = LabelledImages(load_test_images_once(paths, dataset, settings.workers, team), test_labels)
@@ -82,7 +82,6 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
         started = time.monotonic()
         with only_one(run.place, f"the student {run.settings.model} with seed {run.seed} is being trained"):
             reset_peak_memory(device)
-            check_record(run.place / "settings.json", run.made_with, "results", write=True)
             metrics, was_compiled = train_student(run, test_set, dataset, device, quiet=not team.is_main)
             used = {
                 "seconds": round(sum(line["seconds"] for line in metrics), 2),
@@ -93,10 +92,12 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
                 "versions": versions(),
             }
             write_json(run.place / "result.json", {**run.made_with, **accuracies(metrics), **used, "metrics": metrics})
-            (run.place / CHECKPOINT).unlink(missing_ok=True)
+            remove(run.place / CHECKPOINT)
     team.wait()
     if team.is_main:
         summaries = {folder: summarise(folder) for folder in folders}
+        for folder in folders:
+            sweep(folder)
         if len(folders) > 1:
             rows = [(name_of(cell), cell.ipc) for cell in cells]
             print_students({row: summaries[results_folder(cell)] for row, cell in zip(rows, cells, strict=True)})

@@ -3,6 +3,7 @@
 import os
 import pickle
 import urllib.request
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,36 @@ def test_a_pickle_that_would_run_code_is_refused_before_it_does(tmp_path, legacy
     else:
         torch.load(path, weights_only=False)
     assert made.exists()
+
+
+def test_prefixes_and_counters_of_tools_are_taken_off(tmp_path):
+    state = build_network("ConvNetBN_W32", FASHION).state_dict()
+    counted = {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}
+    counted |= {"total_ops": torch.zeros(1), "module._orig_mod.features.total_params": torch.zeros(1)}
+    torch.save(counted, tmp_path / "ConvNetBN_W32.pth")
+    found = load_state(tmp_path / "ConvNetBN_W32.pth")
+    assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tuples_that_hold_themselves_many_times_end_at_once(tmp_path, legacy):
+    key = ()
+    for _ in range(60):
+        key = (key, key)
+
+    class Key:  # a dict with the tuple as its key, which nobody can make by hashing it
+        def __reduce__(self):
+            return (OrderedDict, ([(key, 1)],))
+
+    torch.save(Key(), tmp_path / "ConvNetBN_W32.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match=r"is not a plain state dict \(tuples within tuples\)"):
+        load_state(tmp_path / "ConvNetBN_W32.pth")
+
+
+def test_shared_weights_are_no_tuples_in_tuples(tmp_path):
+    weight = torch.randn(3, 3)
+    torch.save({f"{place}": weight for place in range(100)}, tmp_path / "tied.pth")
+    assert len(load_state(tmp_path / "tied.pth")) == 100
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ def test_a_selector_ranks_whole_images_by_the_observers_loss(ranked, train_dir, 
         "ipc": 3,
         "seed": 0,
         "train_images": 50,
+        "train_images_listing_sha256": record["train_images_listing_sha256"],
         "observer": OBSERVER,
         "observer_sha256": sha256_of(pool / f"{OBSERVER}.safetensors"),
     }
@@ -137,7 +138,7 @@ def test_images_are_observed_chunk_by_chunk(ranked, train_dir, pool, monkeypatch
 def test_random_images_need_no_observer_and_a_selector_does(command, tmp_path):
     main(command)
     assert set(json.loads((tmp_path / "random" / "settings.json").read_text())) == {
-        *("method", "dataset_name", "ipc", "seed", "train_images")
+        *("method", "dataset_name", "ipc", "seed", "train_images", "train_images_listing_sha256")
     }
     easy = [*command, "--exp-name", "easy", "--selector", "easy", "--model-pool-dir", str(tmp_path / "none")]
     with pytest.raises(UserError, match=r"no checkpoint of ConvNetBN_W64 for fashion_mnist"):  # the recipe's observer

@@ -73,7 +73,30 @@ def test_patches_of_every_class_in_the_published_layout(command, inputs, tmp_pat
         "observer": OBSERVER,
         "observer_sha256": sha256_of(inputs / "pool" / f"{OBSERVER}.safetensors"),
         "train_images": 10 * IMAGES,
+        "train_images_listing_sha256": record["train_images_listing_sha256"],
     }
+
+
+def test_patches_of_other_images_are_refused_and_those_of_before_listings_go_on(command, inputs, tmp_path):
+    main(command)
+    record = tmp_path / "patches" / "medium" / "patches.json"
+    classes = [inputs / "train" / name for name in ("0", "1")]
+    classes[0].rename(inputs / "train" / "x")
+    classes[1].rename(classes[0])
+    (inputs / "train" / "x").rename(classes[1])
+    with pytest.raises(UserError, match=r"medium holds patches made with other settings: train_images_listing_sha256"):
+        main(command)
+    content = json.loads(record.read_text())
+    del content["train_images_listing_sha256"]
+    record.write_text(json.dumps(content))
+    main(command)
+
+
+def test_where_images_start_from_noise_there_are_no_patches(inputs, tmp_path, capsys):
+    words = ["--dataset-name", "fashion_mnist", "--recipe", "g-vbsm", "--ipc", "2", "--device", "cpu", "--patch-dir"]
+    main([*words, str(tmp_path / "patches"), "--train-dir", str(inputs / "train"), "--model-pool-dir", str(tmp_path)])
+    assert "g-vbsm starts from noise: nothing to make" in capsys.readouterr().out
+    assert not (tmp_path / "patches").exists()
 
 
 def test_whole_image_patches_are_the_images_the_observer_ranks(command, inputs, tmp_path):

@@ -27,6 +27,9 @@ def test_a_weight_stands_behind_the_name():
     [
         ("gram", "unknown term 'gram'; there are: cross_entropy r_bn gram_spectrum"),
         ("r_bn=much", "--terms r_bn=much: much is no number"),
+        ("r_bn=nan", "--terms r_bn=nan: it must be from 0 to 1,000,000,000"),
+        ("cross_entropy=inf", "--terms cross_entropy=inf: it must be from 0 to"),
+        ("r_bn=-5", "--terms r_bn=-5: it must be from 0 to"),
     ],
 )
 def test_what_is_no_term_or_weight(word, message):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.checkpoints import load_network
-from relabel.labelling import label_epoch, mean_logits
+from relabel.labelling import label_epoch, label_images, mean_logits, mean_of_norms
+from utils.data.images import normalise
 from utils.data.table import get_dataset
 from utils.fkd.groups import GroupedNetwork, forget_running_statistics
 from utils.fkd.views import ViewSettings, draw_epoch, render_views
@@ -63,6 +64,26 @@ def test_an_epoch_is_labelled_as_half_by_half_however_many_go_at_once(at_once, d
     views = render_views(images, epoch, 0, 3, SETTINGS, FASHION)
     expected = torch.cat([plain(half) for half in views.split([4, 4, 4, 4, 2, 3])])
     assert relative(got, expected) < (1e-5 if dtype == torch.float32 else 1e-3)
+
+
+def test_norms_are_brought_to_their_mean():
+    views = torch.randn(5, 3)
+    teachers = [lambda views: 2 * views, lambda views: (views + 1).half()]
+    got = mean_of_norms(teachers)(views, ())
+    logits = [2 * views, (views + 1).half().float()]
+    norms = [each.square().sum().sqrt() for each in logits]
+    expected = sum(each / norm * sum(norms) / 2 for each, norm in zip(logits, norms, strict=True)) / 2
+    torch.testing.assert_close(got, expected)
+
+
+@torch.no_grad()
+def test_images_are_labelled_as_they_are():
+    images = torch.randint(0, 256, (7, 3, 32, 32), generator=generator_for("images"), dtype=torch.uint8)
+    teacher = load_network("ShuffleNetV2", FASHION, GOLDEN / "teacher_a.safetensors")
+    committee = mean_logits([teacher], [1.0], grouped=False)
+    got = label_images(images, committee, 3, FASHION, torch.device("cpu"), torch.float16)
+    assert got.dtype == torch.float16
+    torch.testing.assert_close(got.float(), teacher(normalise(images, FASHION)), rtol=2e-3, atol=2e-3)
 
 
 class Bar:

@@ -13,6 +13,7 @@ from recover import recover
 from relabel import relabel
 from utils import recipes
 from utils.data.distilled import read_distilled
+from utils.data.images import normalise
 from utils.data.table import get_dataset
 from utils.fkd import store as fkd
 from utils.fkd.groups import GroupedNetwork, forget_running_statistics, group_sizes
@@ -104,6 +105,21 @@ def test_eval_mode_labels_with_running_statistics(distilled, relative):
     expected = plain_labels(distilled, ["ShuffleNetV2"], epoch, store.settings, batch_statistics=False)
     assert relative(logits, expected) < 1e-3
     assert store.manifest["batch_statistics"] is False
+
+
+@torch.no_grad()
+def test_fixed_labels_are_of_whole_images_in_every_view_of_theirs(distilled):
+    words = distilled.relabel("--labels", "fixed", "--eval-mode", "T")
+    at = words.index("--mix-type")
+    relabel.main(words[:at] + words[at + 2 :])
+    store = fkd.open_store(store_of(distilled))
+    assert store.manifest["labels"] == "fixed"
+    images, _, _ = read_distilled(distilled.root / "syn/images", FASHION)
+    teacher = load_network("ShuffleNetV2", FASHION, distilled.pool / "ShuffleNetV2.safetensors")
+    expected = teacher(normalise(images, FASHION))
+    for number in range(3):
+        epoch, logits = fkd.read_epoch(store, number)
+        torch.testing.assert_close(logits.float(), expected[epoch.order.long()], rtol=2e-3, atol=2e-3)
 
 
 def test_seeds_of_order_and_views_are_apart(distilled):

@@ -209,7 +209,40 @@ def test_a_student_leaves_its_metrics_and_a_checkpoint(labelled):
     assert (run.place / training.CHECKPOINT).exists()
 
 
-@pytest.mark.parametrize("optimiser", [(), ("--sgd", "--momentum", "0.9")], ids=["adamw", "sgd"])
+def test_what_is_tested_is_the_running_mean_of_the_weights(labelled, monkeypatch):
+    """Against a loop over copies, one for each step; the weights themselves learn as without."""
+    run, test_set = run_of(labelled, "--epochs", "2", "--ema", "0.75")
+    learners, copies, tested = keep_learners(monkeypatch), [], []
+    step = training.Shadow.update
+
+    def update(shadow):
+        copies.append([parameter.detach().clone() for parameter in shadow.parameters])
+        step(shadow)
+
+    def accuracy(network, *_):
+        tested.append([parameter.detach().clone() for parameter in network.parameters()])
+        return 10.0, 50.0
+
+    monkeypatch.setattr(training.Shadow, "update", update)
+    monkeypatch.setattr(training, "accuracy", accuracy)
+    train_student(run, test_set, FASHION, CPU, quiet=True)
+    expected = [parameter.detach() for parameter in build_student("ConvNetBN_W32", FASHION, 0).parameters()]
+    for number, weights in enumerate(copies):
+        expected = [0.75 * mean + 0.25 * weight for mean, weight in zip(expected, weights, strict=True)]
+        if number + 1 == len(copies) // 2:
+            after_one = expected
+    for found, wanted in zip(tested, (after_one, expected), strict=True):
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, wanted, strict=True))
+    plain, _ = run_of(labelled, "--epochs", "2", "--exp-name", "plain")
+    train_student(plain, test_set, FASHION, CPU, quiet=True)
+    ours, without = (learner.student.state_dict() for learner in learners)
+    assert all(torch.equal(tensor, without[name]) for name, tensor in ours.items())
+
+
+OPTIMISERS = {"adamw": (), "sgd": ("--sgd", "--momentum", "0.9"), "ema": ("--ema", "0.9")}
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS.values(), ids=OPTIMISERS)
 def test_a_training_that_goes_on_ends_with_the_same_weights(labelled, monkeypatch, optimiser):
     """To the last bit, from a checkpoint after each of its epochs."""
     run, test_set = run_of(labelled, "--epochs", "3", *optimiser)
@@ -224,6 +257,8 @@ def test_a_training_that_goes_on_ends_with_the_same_weights(labelled, monkeypatc
         train_student(run, test_set, FASHION, CPU, quiet=True)
         whole, resumed = learners[0].student.state_dict(), learners[-1].student.state_dict()
         assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
+        if learners[0].shadow:
+            assert all(map(torch.equal, learners[0].shadow.mean, learners[-1].shadow.mean))
 
 
 def stop_or(train_epoch, epochs, learner, settings, number, *others):

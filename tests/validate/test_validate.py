@@ -546,7 +546,7 @@ def test_rates_are_those_given_or_the_published_ones(world, capsys):
 def test_what_labels_must_have_follows_from_the_settings(world):
     (settings,) = validate.parse_cells(world.validate("--min-scale", "0.5"))
     expected = {"dataset": "fashion_mnist", "images_sha256": "ab", "size": 32, "batch_size": 8, "epochs": 3}
-    expected["min_scale"] = 0.5
+    expected |= {"min_scale": 0.5, "labels": "views"}
     assert validate.what_labels_must_have(settings, "ab") == expected
     (settings,) = validate.parse_cells(world.validate("--min-scale", "0.5", "--mix-type", "mixup"))
     assert validate.what_labels_must_have(settings, "ab") == {**expected, "mix": "mixup"}

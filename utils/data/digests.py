@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,19 @@ from utils.data.table import Dataset
 from utils.run.errors import UserError
 from utils.run.files import read_json, write_json
 
+LISTING = "train_images_listing_sha256"  # what records call `listing_digest` of the training images
 CACHE = ".digest.json"  # in the dataset's own folder: hidden, so that it is no class
+
+
+def listing_digest(root: Path, by_class: Sequence[Sequence[Path]]) -> str:
+    """sha256 of the names and sizes of the images of each class below `root`, in their order: quick where contents are
+    many."""
+    digest = hashlib.sha256()
+    for label, paths in enumerate(by_class):
+        for path in paths:
+            line = f"{label}\0{path.relative_to(root)}\0{path.stat().st_size}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def digest_of_folder(root: Path, dataset: Dataset, keep: bool = True) -> str:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from utils.data.images import list_images, load_images, open_image
+from utils.data.images import list_images, load_images, open_image, require_all_rows
 from utils.data.table import Dataset
 from utils.run.errors import UserError
 from utils.run.files import is_the_systems, write_png
@@ -52,7 +52,8 @@ def is_made_with(path: Path, digest: str, size: int) -> bool:
             found, side = image.info.get(MADE_WITH), image.size
             image.verify()  # checksums
         with open_image(path) as image:
-            image.load()  # all rows
+            image.load()
+        require_all_rows(path)
     except OSError as error:
         if is_the_systems(error):
             raise

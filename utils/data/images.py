@@ -30,6 +30,7 @@ from utils.run.files import is_the_systems
 from utils.run.team import Team
 
 IMAGE_SUFFIXES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"))
+NO_CLASSES = ("__MACOSX", "lost+found", "@eaDir", "System Volume Information", "$RECYCLE.BIN")  # what systems leave
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's names of these
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")  # which Pillow would clip at 255
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type of its header
@@ -92,7 +93,9 @@ def _name_order(names: Sequence[str]) -> Callable[[str], tuple[int, str]]:
 
 
 def _odd_name(names: Sequence[str]) -> str:
-    """The name that is least like the others: in how it begins, then in its length."""
+    """The name that is known to be no class, else the one least like the others: in how it begins, then its length."""
+    if known := next((name for name in NO_CLASSES if name in names), None):
+        return known
     starts, lengths = [name[:1] for name in names], [len(name) for name in names]
     return min(names, key=lambda name: (starts.count(name[:1]), lengths.count(len(name))))
 
@@ -147,7 +150,7 @@ def decode(path: Path) -> Image.Image:
     try:
         with open_image(path) as image:
             if image.format == "PNG":
-                _require_all_rows(path)
+                require_all_rows(path)
             if image.mode in DEEP_MODES:
                 image = _eight_bits(image)
             return image.convert("RGB")
@@ -163,18 +166,19 @@ def decode(path: Path) -> Image.Image:
         raise UserError(f"{path} does not decode ({error}): replace the file or remove it") from None
 
 
-def _require_all_rows(path: Path) -> None:
+def require_all_rows(path: Path) -> None:
     """ValueError for a PNG whose pixels end early, which Pillow would leave black."""
     with path.open("rb") as file:
         width, height, depth, colour = struct.unpack(">IIBB", file.read(26)[16:])
+        needed = height * (width * depth * PNG_CHANNELS[colour] // 8)
         file.seek(33)  # behind the first chunk
         inflate, found = zlib.decompressobj(), 0
         while not inflate.eof and (head := file.read(8)):
             size, kind = struct.unpack(">I4s", head)
             content = file.read(size + 4)[:-4]
-            if kind == b"IDAT":
-                found += len(inflate.decompress(content))
-    if found < height * (width * depth * PNG_CHANNELS[colour] // 8):
+            if kind == b"IDAT" and found < needed:
+                found += len(inflate.decompress(content, needed - found))
+    if found < needed:
         raise ValueError("its pixels end early")
 
 
@@ -187,6 +191,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return Image.fromarray((values * 255).round().astype(np.uint8))
     if values.min() < 0 or values.max() >= 2**16:
         raise ValueError(f"grey values from {values.min()} to {values.max()}, more than 16 bits")
+    if 0 < values.max() < 2**12:
+        raise ValueError(
+            f"grey values up to {values.max()} of 16 bits, nearly black: save them in all 16 bits, or in 8"
+        )
     return Image.fromarray((values.astype(np.int64) >> 8).astype(np.uint8))  # Pillow brings a PGM's 12 bits to 16
 
 

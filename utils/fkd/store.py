@@ -19,7 +19,7 @@ from torch import Tensor
 from utils.data.table import Dataset
 from utils.fkd.views import Epoch, ViewSettings, draw_epoch
 from utils.run.errors import UserError
-from utils.run.files import read_bytes, read_json, sha256_of, write_json, write_safetensors
+from utils.run.files import read_bytes, read_json, safetensors_header, sha256_of, write_json, write_safetensors
 from utils.run.records import Shape, check_shape
 from utils.run.space import Output
 
@@ -73,22 +73,19 @@ def expected_tensors(settings: ViewSettings, num_classes: int, logits_type: str)
 
 def is_whole(path: Path, settings: ViewSettings, num_classes: int, logits_type: str) -> bool:
     """Whether an epoch's file is there with its full size and the tensors that an epoch has (header only is read)."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            found = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
-    except (FileNotFoundError, safetensors.SafetensorError):
-        return False
-    return found == expected_tensors(settings, num_classes, logits_type)
+    header = safetensors_header(path) if path.exists() else None
+    return header is not None and header[0] == expected_tensors(settings, num_classes, logits_type)
 
 
 def is_right(path: Path, number: int, settings: ViewSettings, num_classes: int, logits_type: str) -> bool:
     """Whether an epoch's file is whole, holds what is drawn for that epoch, and has the checksum that it tells."""
     if not is_whole(path, settings, num_classes, logits_type):
         return False
-    with safetensors.safe_open(path, framework="pt") as file:
-        told = (file.metadata() or {}).get("sha256")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    told = safetensors_header(path)[1].get("sha256")
+    try:
+        tensors = safetensors.torch.load(read_bytes(path))
+    except safetensors.SafetensorError:
+        return False
     drawn = draw_epoch(settings, number).tensors()
     is_drawn = all(torch.equal(tensors[name], drawn[name]) for name in drawn)
     return is_drawn and bool(tensors["logits"].isfinite().all()) and told in (None, digest_of(tensors))

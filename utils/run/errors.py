@@ -58,8 +58,9 @@ def silence(stream: object) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch found no memory, on a GPU or on a CPU."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    """Whether PyTorch found no memory, on a GPU or on a CPU, or the system none for a thread."""
+    said = ("can't allocate memory", "can't start new thread")
+    return type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in said)
 
 
 def describe(error: BaseException) -> tuple[str, int]:

@@ -32,9 +32,7 @@ def part_beside(path: Path) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > FORGOTTEN:
-                shutil.rmtree(part) if part.is_dir() else part.unlink()
+        _remove_forgotten(part)
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
@@ -67,7 +65,25 @@ def write_whole(path: Path, write: Callable[[Path], None], lasting: bool = False
         error.filename = str(path)  # the user knows this name, not the temporary one
         raise
     finally:
-        part.unlink(missing_ok=True)
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there: where it is not, also a disk that cannot be written is as asked for."""
+    if path.exists():
+        path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the unfinished files below a folder that killed processes left long ago."""
+    for part in folder.rglob(".*.part"):
+        _remove_forgotten(part)
+
+
+def _remove_forgotten(part: Path) -> None:
+    with suppress(OSError):
+        if time.time() - part.stat().st_mtime > FORGOTTEN:
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def _to_disk(path: Path) -> None:
@@ -135,6 +151,27 @@ def write_safetensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Map
     # save() and write_bytes, not save_file(): a full disk then raises OSError instead of safetensors' own error.
     content = safetensors.torch.save(dict(tensors), dict(metadata or {}))
     write_whole(path, lambda part: part.write_bytes(content), lasting=True)
+
+
+def safetensors_header(path: Path) -> tuple[dict[str, tuple[str, list[int]]], dict[str, str]] | None:
+    """Type and shape of each tensor in a safetensors file, by name, and its metadata; None where the file is not whole.
+
+    Read here, since the library takes no path that is not UTF-8 and calls every error of the system a missing file.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(size - 8, MOST_JSON):
+            return None
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", {})
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        found = {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()}
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return None
+    return (found, metadata) if 8 + length + end == size else None
 
 
 def write_png(path: Path, image: "Image", texts: Mapping[str, str] | None = None) -> None:

@@ -40,8 +40,10 @@ launch() {
     case " $* " in *" --dry-run "*) exec "${run[@]}" ;; esac
     log="$(tr -s ' :' _ <<<"$stage $dataset $method ${ipcs[*]} ${names[*]}")"
     log="$Main_Data_Path/logs/$(cut -c 1-120 <<<"${log%_}").log"
-    { mkdir -p "${log%/*}" && echo "--- $(date '+%F %T')$(printf ' %q' "${run[@]}")" >>"$log"; } 2>/dev/null ||
-        stop "$log cannot be written: check Main_Data_Path and its permissions" || exit
+    if ! { mkdir -p "${log%/*}" && echo "--- $(date '+%F %T')$(printf ' %q' "${run[@]}")" >>"$log"; } 2>/dev/null; then
+        echo "note: $log cannot be written: this run has no log" >&2
+        exec "${run[@]}"
+    fi
     export PYTHONUNBUFFERED=1 TQDM_MININTERVAL="${TQDM_MININTERVAL:-0.5}" # a log takes every state of a bar
     exec "${run[@]}" > >(keep_log) 2> >(keep_log >&2)
 }

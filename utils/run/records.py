@@ -43,20 +43,28 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def check_record(
-    path: Path, settings: Mapping[str, object], what: str, write: bool = False, ignore: Collection[str] = ()
+    path: Path,
+    settings: Mapping[str, object],
+    what: str,
+    write: bool = False,
+    ignore: Collection[str] = (),
+    younger: Collection[str] = (),
 ) -> None:
     """Make sure that the folder of the record `path` takes only what was made with `settings`.
 
     path: a JSON file; `write`: create it where it is absent, which a stage does just before the folder's first
     artefact, so that a run that made nothing claims nothing. settings: whatever shapes the content (no workers, no
     device). what: what the folder holds, in the plural, for the error ("patches", "distilled images"). ignore: settings
-    that may differ. Raises UserError, naming each difference, if the record has other settings.
+    that may differ; younger: settings that records of earlier versions may lack. Raises UserError, naming each
+    difference, if the record has other settings.
     """
     if write and write_json(path, plain(settings), only_new=True):
         return
     if not path.exists():
         return
-    recorded, settings = ({k: v for k, v in each.items() if k not in ignore} for each in (read_json(path), settings))
+    recorded = read_json(path)
+    ignore = {*ignore, *(key for key in younger if key not in recorded)}
+    recorded, settings = ({k: v for k, v in each.items() if k not in ignore} for each in (recorded, settings))
     found = differences(recorded, settings)
     if "record_version" in found:
         found = "they are of another version of this project"

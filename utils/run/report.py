@@ -6,8 +6,14 @@ from pathlib import Path
 
 import torch
 
-from utils.run.device import describe_device, peak_memory_bytes, versions
-from utils.run.files import write_json
+from utils.run.device import describe_device, peak_memory_bytes, reset_peak_memory, versions
+from utils.run.files import sweep, write_json
+
+
+def start_run(device: torch.device) -> float:
+    """The time at which a run starts; its peak of memory, on CUDA, is counted from here."""
+    reset_peak_memory(device)
+    return time.monotonic()
 
 
 def report_run(
@@ -23,7 +29,7 @@ def report_run(
 ) -> None:
     """Say what a stage made, how long it took and what it used, and write the same to `path`.
 
-    started: time.monotonic() at its start; made: how many of `unit` were made now (what was there is not counted);
+    started: as of `start_run`; made: how many of `unit` were made now (what was there is not counted);
     files: what else it left, by name; processes: how many made them; notes: what else the report has. A run that made
     nothing leaves an earlier report as it is.
     """
@@ -39,5 +45,6 @@ def report_run(
         content = {"stage": stage, "made": made, "unit": unit, "seconds": seconds, "peak_memory_gib": memory}
         content |= {"device": describe_device(device), "processes": processes, "versions": versions()}
         write_json(path, {**content, **notes, "files": dict(files)})
+    sweep(path.parent)
     for name, file in files.items():
         print(f"  {name}: {file}", flush=True)

@@ -38,7 +38,10 @@ sys.exit(sys.version_info < (3, 11) or not all(map(importlib.util.find_spec, '$n
 setup_python() {
     local base share= file options=()
     python="${FADRM_PYTHON:-}"
-    [ -n "$python" ] && return
+    if [ -n "$python" ]; then
+        [ -n "$(command -v "$python")" ] || stop "FADRM_PYTHON=$python is no program: name a Python, or unset it"
+        return
+    fi
     for python in python python3 "$venv/bin/python"; do
         satisfies "$python" "$@" && return
     done

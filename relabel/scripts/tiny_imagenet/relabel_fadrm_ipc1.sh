@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
-. "$(dirname "$(readlink -f "$0")")/../../../utils/run/launch.sh"
+here="$(dirname "$(readlink -f "$0")")/../../.." && [ -e "$here/utils" ] || here="$SLURM_SUBMIT_DIR" # sbatch runs a copy
+. "$here/utils/run/launch.sh" || exit
 launch relabel tiny_imagenet fadrm 1 -- "$@"

@@ -4,6 +4,7 @@ import errno
 import os
 import struct
 import tempfile
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -241,10 +242,28 @@ def test_a_png_that_ends_after_some_of_its_rows_is_refused(tmp_path, rows):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 @pytest.mark.parametrize("side", [1, 7, 32])
 def test_whole_pngs_of_every_kind_decode(tmp_path, mode, side):
-    image = Image.new(mode, (side, side), 1)
+    image = Image.new(mode, (side, side), 2**15 if mode == "I;16" else 1)
     for name, options in (("plain", {}), ("palette", {"bits": 1} if mode == "P" else {})):
         image.save(tmp_path / f"{name}.png", **options)
         assert decode(tmp_path / f"{name}.png").size == (side, side)
+
+
+def test_what_lies_behind_a_pngs_rows_is_not_unpacked(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(png(32 * 10_000))  # 31 MB of rows
+    tracemalloc.start()
+    images_module.require_all_rows(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("values", "most"), [([0, 100, 200], 200), ([0, 4000], 4000)])
+def test_deep_images_that_would_be_nearly_black_are_refused(tmp_path, values, most):
+    Image.fromarray(np.array([values], dtype=np.int32)).save(tmp_path / "image.tif")
+    with pytest.raises(UserError, match=rf"grey values up to {most} of 16 bits, nearly black"):
+        decode(tmp_path / "image.tif")
+    Image.fromarray(np.zeros((2, 2), dtype=np.int32)).save(tmp_path / "black.tif")
+    assert not np.asarray(decode(tmp_path / "black.tif")).any()
 
 
 def test_processes_of_a_machine_hold_test_images_once(tmp_path, monkeypatch):

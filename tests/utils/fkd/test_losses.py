@@ -26,6 +26,18 @@ def test_the_loss_named_kl_is_that_at_the_temperature_of_the_settings(world):
     assert torch.equal(kl(settings)(student, target), distillation_loss(student, teacher.half(), 7.0, 8))
 
 
+def test_losses_of_other_protocols_are_the_plain_ones(world):
+    settings = recipes.parse("validate", world.validate("-T", "7", "--gamma", "0.25"))
+    student, teacher = torch.randn(2, 6, 10)
+    target = Target(teacher, torch.arange(6), epoch=3, batch=8)
+    found = {name: LOSSES[name](settings)(student, target).item() for name in LOSSES}
+    assert found["kl_squared"] == pytest.approx(49 * found["kl"])
+    chosen = -torch.log_softmax(student, dim=1)[range(6), range(6)].sum().item() / 8
+    assert found["cross_entropy"] == pytest.approx(chosen)
+    squares = sum((a - b) ** 2 for a, b in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True))
+    assert found["mse_ce"] == pytest.approx(squares / 10 / 8 + 0.25 * chosen, rel=1e-5)
+
+
 def test_the_loss_is_zero_where_the_student_says_the_same():
     logits = torch.randn(4, 10)
     assert distillation_loss(logits, logits + 3, 2.0, 4).item() == pytest.approx(0.0, abs=1e-6)

@@ -22,7 +22,10 @@ from utils.run.files import (
     part_beside,
     read_bytes,
     read_json,
+    remove,
+    safetensors_header,
     sha256_of,
+    sweep,
     write_json,
     write_png,
     write_safetensors,
@@ -39,6 +42,50 @@ def test_folders_are_made_and_nothing_else_is_left(tmp_path):
     write_whole(path, lambda part: part.write_text("whole"))
     assert path.read_text() == "whole"
     assert names_in(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("name", ["file", "\udcff\udcfe"])
+def test_a_header_is_read_where_the_file_is_whole(tmp_path, name):
+    path = tmp_path / name
+    write_safetensors(path, {"a": torch.zeros(2, 3), "b": torch.zeros(4, dtype=torch.int16)}, {"told": "so"})
+    assert safetensors_header(path) == ({"a": ("F32", [2, 3]), "b": ("I16", [4])}, {"told": "so"})
+    content = path.read_bytes()
+    for damaged in (b"", content[:7], content[:20], content[:-1], content + b"x", b"\xff" * 40):
+        path.write_bytes(damaged)
+        assert safetensors_header(path) is None
+    length = len(b"[" * 10**5)
+    path.write_bytes(length.to_bytes(8, "little") + b"[" * 10**5)
+    assert safetensors_header(path) is None
+
+
+def test_a_header_that_the_system_does_not_give_is_no_damage(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "file")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError):
+        safetensors_header(tmp_path / "file")
+
+
+def test_what_killed_processes_left_is_swept_when_it_is_old(tmp_path):
+    old, new, other = (tmp_path / "in" / name for name in (".a.png.12.part", ".b.png.34.part", "c.part"))
+    old.parent.mkdir()
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (time.time() - FORGOTTEN - 9,) * 2)
+    sweep(tmp_path)
+    assert names_in(old.parent) == [".b.png.34.part", "c.part"]
+
+
+def test_to_remove_what_is_not_there_asks_nothing_of_the_disk(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    remove(tmp_path / "absent")
+    with pytest.raises(OSError, match="Read-only"):
+        write_whole(tmp_path / "file", read_only)
 
 
 def test_nobody_sees_half_a_file(tmp_path):

@@ -28,3 +28,14 @@ def test_a_cosine_ends_at_zero_or_at_half_the_rate():
 def test_schedules_go_by_name():
     assert (SCHEDULES["linear"], SCHEDULES["cosine"]) == (linear, cosine)
     assert {"linear", "cosine"} <= set(SCHEDULES)
+
+
+def test_steps_fall_to_a_tenth_from_the_middle_on():
+    assert [SCHEDULES["step"](0.1, step, 4) for step in range(4)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+    assert [SCHEDULES["step"](0.1, step, 3) for step in range(3)] == pytest.approx([0.1, 0.1, 0.01])
+
+
+def test_edcs_rate_is_a_slow_cosine_that_jumps_and_goes_straight_to_zero():
+    rates = [SCHEDULES["edc"](1.0, step, 600, 2.0) for step in (0, 300, 500, 501, 599)]
+    assert rates[:3] == pytest.approx([1.0, 0.5 * (1 + 0.5**0.5), 0.6294], abs=1e-4)
+    assert rates[3:] == pytest.approx([0.6294 * 99 / 600, 0.6294 / 600], abs=1e-4)

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
 # METHOD [IPC ...] [STUDENT ...] FLAGS...
-. "$(dirname "$(readlink -f "$0")")/../../../utils/run/launch.sh"
+here="$(dirname "$(readlink -f "$0")")/../../.." && [ -e "$here/utils" ] || here="$SLURM_SUBMIT_DIR" # sbatch runs a copy
+. "$here/utils/run/launch.sh" || exit
 launch validate tiny_imagenet -- "$@"

@@ -1,0 +1,107 @@
+"""Protocols: how labels and students change with --labels and --protocol, and where what they make lies."""
+
+import json
+
+import pytest
+
+from relabel import relabel
+from tests.utils.recipes.test_methods import folders, through_all_stages  # noqa: F401 (a fixture)
+from utils import recipes
+from utils.data.table import get_dataset
+from utils.run.errors import UserError
+from validate import validate
+from validate.report import cell_of, report_cell
+
+CIFAR, FASHION = get_dataset("cifar100"), get_dataset("fashion_mnist")
+
+
+def stages(labels, method="fadrm+", dataset=CIFAR, ipc=10):
+    return [recipes.stage_of(stage, dataset, method, ipc, labels=labels) for stage in ("relabel", "validate")]
+
+
+def test_views_are_the_recipe_itself():
+    recipe = recipes.recipe_of(CIFAR, "fadrm+", 10)
+    assert stages("views")[0] == recipe.relabel
+
+
+def test_fixed_and_hard_have_one_store_and_students_of_their_own():
+    fixed, student = stages("fixed")
+    hard, other = stages("hard")
+    assert (fixed.mix, fixed.eval_mode, fixed.batch_size, fixed.epochs) == (None, "T", 256, 1000)
+    assert {name for name, value in vars(fixed).items() if value != getattr(hard, name)} == {"labels"}
+    found = (student.loss, student.temperature, student.adamw_lr, student.eta, student.schedule, student.accumulation)
+    assert found == ("kl_squared", 20, 0.001, 1, "cosine", 1)
+    found = (other.loss, other.optimizer, other.sgd_lr, other.momentum, other.weight_decay, other.schedule)
+    assert found == ("cross_entropy", "sgd", 0.01, 0.9, 5e-4, "step")
+    assert stages("fixed", ipc=1)[0].batch_size == 100  # no more than there are images
+
+
+def test_as_many_images_are_shown_under_each():
+    epochs = {labels: stages(labels)[1].epochs for labels in ("views", "fixed", "hard")}
+    assert set(epochs.values()) == {1000}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "method", "expected"),
+    [
+        ("cifar100", "g-vbsm", (1000, 64, "mse_ce", 0.15, "sgd", "cosine", 1.0, 0.0, 0.08)),
+        ("cifar10", "g-vbsm", (1000, 100, "mse_ce", 0.15, "adamw", "cosine", 1.0, 0.0, 0.08)),
+        ("tiny_imagenet", "g-vbsm", (100, 100, "mse_ce", 0.1, "sgd", "cosine", 1.0, 0.0, 0.08)),
+        ("imagenet1k", "g-vbsm", (300, 1024, "mse_ce", 0.1, "adamw", "cosine", 1.0, 0.0, 0.08)),
+        ("cifar100", "edc", (1000, 50, "mse_ce", 0.025, "sgd", "edc", 2.0, 0.99, 0.5)),
+        ("imagenet1k", "edc", (300, 100, "mse_ce", 0.025, "adamw", "cosine", 2.0, 0.99, 0.5)),
+        ("cifar10", "edc", (1000, 10, "mse_ce", 0.025, "adamw", "cosine", 2.0, 0.99, 0.08)),
+    ],
+)
+def test_protocols_of_their_own(dataset, method, expected):
+    labels, student = stages("own", method, get_dataset(dataset))
+    names = ("epochs", "batch_size", "loss", "gamma", "optimizer", "schedule", "eta", "ema", "min_scale")
+    assert tuple(getattr(student, name) for name in names) == expected
+    assert (labels.epochs, labels.batch_size, labels.min_scale) == (
+        student.epochs,
+        student.batch_size,
+        student.min_scale,
+    )
+    assert labels.eval_mode == "T" and labels.mix == "cutmix"
+    assert labels.weighting == ("norm" if (dataset, method) == ("imagenet1k", "g-vbsm") else "equal")
+
+
+def test_a_method_without_one_says_so():
+    with pytest.raises(UserError, match="fadrm has no protocol of its own here: leave --protocol own out"):
+        stages("own", "fadrm")
+
+
+def test_places_are_apart():
+    root = {"Main_Data_Path": "/r", "val_dir": "/v", "train_dir": "/t", "patch_dir": "/p"}
+    found = {}
+    for labels in ("views", "fixed", "hard", "own"):
+        settings = recipes.in_places("validate", CIFAR, "edc", 10, root, labels=labels, draw=2)
+        found[labels] = (settings.fkd_path.name, settings.exp_name)
+    assert found == {
+        "views": ("edc_draw2_bs16_ipc10", "edc_ipc10_ResNet18_draw2"),
+        "fixed": ("edc_fixed_draw2_bs256_ipc10", "edc_ipc10_ResNet18_fixed_draw2"),
+        "hard": ("edc_fixed_draw2_bs256_ipc10", "edc_ipc10_ResNet18_hard_draw2"),
+        "own": ("edc_own_draw2_bs50_ipc10", "edc_ipc10_ResNet18_own_draw2"),
+    }
+
+
+def test_all_protocols_of_a_cell_in_one_report(folders, capsys):  # noqa: F811
+    through_all_stages("edc", "--optimization-budgets", "2")
+    words = ["--dataset-name", "fashion_mnist", "--recipe", "edc", "--ipc", "2", "--device", "cpu"]
+    relabel.main([*words, "--labels", "fixed", "hard", "own", "--epochs", "2"])
+    validate.main([*words, "--labels", "fixed", "hard", "own", "--epochs", "2", "--seed", "0", "--workers", "0"])
+    content = json.loads(report_cell(cell_of("fashion_mnist", "edc", "2")).read_text())
+    assert list(content["accuracy"]) == ["edc", "edc, fixed", "edc, hard", "edc, own"]
+    assert {"relabel", "relabel, fixed", "relabel, own"} <= content["steps"].keys()
+    assert "edc, own: validate" in content["steps"]
+    assert "ConvNetBN_W32_own" in capsys.readouterr().out
+
+
+def test_labels_of_another_protocol_are_refused(folders):  # noqa: F811
+    through_all_stages("fadrm", "--optimization-budgets", "2", "2", "2", "2")
+    words = ["--dataset-name", "fashion_mnist", "--recipe", "fadrm", "--ipc", "2", "--device", "cpu", "--epochs", "2"]
+    labels = str(folders / "generated_data/new_labels/fashion_mnist/fadrm_bs10_ipc2")
+    with pytest.raises(UserError, match="are for labels views, this run has fixed"):
+        validate.main([*words, "--labels", "hard", "--fkd-path", labels, "--seed", "0"])
+    with pytest.raises(UserError, match="--labels fixed: images are labelled whole, one by one: no --mix-type"):
+        relabel.main([*words, "--labels", "fixed", "--mix-type", "cutmix"])
