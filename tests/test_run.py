@@ -185,6 +185,36 @@ def test_the_teachers_that_are_trained_are_those_that_are_asked(stand, monkeypat
         assert asked <= set(steps["teachers"].model or trained)
 
 
+# Every method
+
+
+def test_all_methods_and_all_ways_to_choose_end_in_one_table(stand):
+    words = ["bash", str(ROOT / "compare.sh"), "cifar100", "10", "ResNet50", "--seed", "3"]
+    environment = {name: value for name, value in os.environ.items() if name not in CONFIG}
+    environment |= {"FADRM_PYTHON": str(stand.python), "Main_Data_Path": str(stand.folder / "data")}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    calls = [" ".join(call) for call in stand.calls]
+    checked = [call.split()[4] for call in calls if " --check " in call]
+    assert sorted(checked) == sorted(recipes.METHODS)
+    assert all(call.endswith("10 ResNet50 --seed 3") for call in calls if " --check " in call)
+    chosen = [call.split("--selector ")[1] for call in calls if "--selector" in call]
+    assert chosen == ["easy", "medium", "herding", "k-centre", "coverage"]
+    for selector in chosen:
+        assert f"-m relabel.relabel --dataset-name cifar100 --recipe fadrm+ --ipc 10 --images {selector}" in calls
+    trained = "-m validate.validate --dataset-name cifar100 --recipe fadrm+ --ipc 10 --model ResNet50 --images coverage"
+    assert f"{trained} --seed 3" in calls
+    assert calls[-1] == "-m validate.report --methods cifar100 10 ResNet50"
+
+
+def test_a_method_that_fails_ends_the_comparison(stand):
+    stand.end_in('[ "$4 $5" != "fashion_mnist fadrm" ] || exit 2')
+    environment = {**os.environ, "FADRM_PYTHON": str(stand.python), "Main_Data_Path": str(stand.folder / "data")}
+    done = subprocess.run(["bash", str(ROOT / "compare.sh")], env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 2
+    assert stand.calls[-1][3:5] == ["fashion_mnist", "fadrm"]
+
+
 # How it ends
 
 

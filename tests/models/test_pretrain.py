@@ -192,6 +192,29 @@ def test_another_process_that_trains_the_same_teacher_is_refused(command, tmp_pa
     pretrain.main(command)
 
 
+@pytest.mark.parametrize(
+    ("top1", "others", "is_poor"), [(14.9, [], True), (15.1, [], False), (44.0, [90.0], True), (46.0, [90.0], False)]
+)
+def test_a_teacher_near_chance_or_far_below_what_is_known_is_warned_of(tmp_path, capsys, top1, others, is_poor):
+    for number, other in enumerate(others):
+        (tmp_path / f"{number}.json").write_text(json.dumps({"top1": other}))
+    pretrain.warn_of_poor(NAME, top1, FASHION, tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"WARNING: {NAME} has {top1:.2f} % on fashion_mnist (chance 10.00,") is is_poor
+    assert ("the order of its classes may not be" in printed) is is_poor
+
+
+def test_a_teacher_of_nan_is_refused(command, tmp_path):
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    network = build_network(NAME, FASHION)
+    torch.nn.init.constant_(next(network.parameters()), torch.nan)
+    torch.save(network.state_dict(), pool / f"{NAME}.pth")
+    with pytest.raises(UserError, match="the network gives logits that are not finite: train it again"):
+        pretrain.main(command)
+    assert not (pool / f"{NAME}.json").exists()
+
+
 def test_a_downloaded_checkpoint_is_kept_and_tested(command, tmp_path, capsys):
     pool = tmp_path / "pool"
     pool.mkdir()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import struct
 import tempfile
 import tracemalloc
@@ -98,6 +99,14 @@ def test_missing_root_names_the_variables_and_the_command(tmp_path):
 def test_wrong_number_of_classes_names_both_counts(tmp_path):
     (tmp_path / "0").mkdir()
     with pytest.raises(UserError, match=rf"{tmp_path} has 1 class folders, cifar10 has 10 classes: put the folders of"):
+        list_images(tmp_path, CIFAR10)
+
+
+@pytest.mark.parametrize("odd", ["__MACOSX", "lost+found"])
+def test_what_systems_leave_is_named_whatever_the_classes_are_called(tmp_path, odd):
+    for name in ("plane", "car", "bird", "n", "deer", "dog", "frog", "horse", "ship", "wagon", odd):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"has 11 class folders, {re.escape(repr(odd))} among them"):
         list_images(tmp_path, CIFAR10)
 
 
