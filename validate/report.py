@@ -2,9 +2,11 @@
 
 python -m validate.report cifar100 fadrm+ 10 ResNet18
 python -m validate.report --methods cifar100 10 ResNet18      # all methods in one table
+python -m validate.report --table 2 cifar100                  # the paper's table, published beside measured
 """
 
 import glob
+import importlib
 import itertools
 import os
 import statistics
@@ -22,7 +24,7 @@ from utils.recipes.settings import PROTOCOLS, ValidateSettings
 from utils.recipes.teachers import WHOLE_DATA_TOP1
 from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
-from utils.run.files import read_json, write_json, write_whole
+from utils.run.files import read_json, write_json
 from utils.run.pictures import accuracy_curves
 from utils.run.precision import amp_type
 from utils.run.records import Shape, check_shape, differences
@@ -40,7 +42,10 @@ RESULT: Shape = {
 TESTED = ("top1", "top5")  # what a line of metrics has where the student was tested
 ONE_RUN = ("dataset", "method", "ipc", "student", "settings", "epochs", "test_images_sha256", "teachers")
 REPORT: Shape = {"seconds": float, "peak_memory_gib": float}
-USAGE = "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET IPC [STUDENT]"
+USAGE = (
+    "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET IPC [STUDENT], or --table 2 "
+    "DATASET"
+)
 
 
 def accuracies(metrics: list[dict]) -> dict[str, float | int]:
@@ -227,40 +232,6 @@ def report_cell(cell: Cell) -> Path:
     return path
 
 
-def report_methods(dataset_name: str, ipc: str, student: str | None = None) -> Path:
-    """Print and write one table: every method of a dataset and IPC beside real images, and the commands of what is
-    missing. Real images stand there once for each method whose labels they have.
-
-    Returns the file that it wrote. UserError where nothing has results.
-    """
-    rows, missing = [], []
-    for method in recipes.METHODS:
-        cell = cell_of(dataset_name, method, ipc, student)
-        for row, folder in cell.rows.items():
-            results = read_repeats(folder)
-            is_real = " real images" in row
-            if results:
-                values = {key: spread(results, key) for key in ("top1", "best_top1")}
-                name = f"{row}, labels of {method}" if is_real else row
-                rows.append({"row": name, "real": is_real, "repeats": len(results), **values})
-            elif not is_real:
-                missing.append(f"bash run.sh {dataset_name} {method} {ipc} {cell.validate.model}")
-    if not rows:
-        raise UserError(f"no method has results on {dataset_name} at IPC {ipc}: {missing[0]} makes some")
-    rows.sort(key=lambda row: (row["real"], -row["top1"]["mean"]))
-    model = cell.validate.model
-    lines = [f"| {dataset_name}, IPC {ipc}, {model}: top-1 % | last | best | repeats |", "|---|---|---|---|"]
-    lines += [f"| {r['row']} | {shown(r['top1'])} | {shown(r['best_top1'])} | {r['repeats']} |" for r in rows]
-    path = cell.validate.output_dir.parent / "reports" / f"{dataset_name}_ipc{ipc}_{recipes.file_name(model)}.json"
-    content = {"dataset": dataset_name, "ipc": int(ipc), "student": model, "rows": rows, "missing": missing}
-    if not path.exists() or read_json(path) != content:
-        write_json(path, content)
-        table = path.with_suffix(".md")
-        write_whole(table, lambda part: part.write_text("\n".join(lines) + "\n", encoding="utf-8"))
-    print("\n".join(["", *lines, *(f"missing: {command}" for command in missing), f"this table: {path}"]), flush=True)
-    return path
-
-
 def costs_of(cell: Cell, results: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, float]]:
     """Seconds and peak memory of every step that left them."""
     found = {}
@@ -305,7 +276,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_cell(arguments[1:])
         return
     if arguments[:1] == ["--methods"] and len(arguments) in (3, 4):
-        report_methods(*arguments[1:])
+        importlib.import_module("validate.tables").report_methods(*arguments[1:])  # which is made of what is here
+        return
+    if arguments[:2] == ["--table", "2"] and len(arguments) == 3:
+        importlib.import_module("validate.tables").report_published(arguments[2])
         return
     if len(arguments) not in (3, 4) or arguments[0].startswith("-"):
         raise UserError(USAGE)

@@ -3,7 +3,6 @@
 import json
 import re
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -380,36 +379,6 @@ def test_a_folder_that_is_no_draw_is_left_out():
     folder = folders_of(cell)[1]
     write_results(folder.with_name(f"{folder.name}_drawing"), result(0, (30.0, 99.0)))
     assert [its["top1"] for its in report.read_repeats(folder)] == [30.0]
-
-
-# All methods
-
-
-def test_all_methods_stand_in_one_table_beside_real_images(capsys):
-    cells = {method: cell_of("cifar100", method, "10") for method in ("fadrm", "edc")}
-    write_results(folders_of(cells["fadrm"])[0], result(0, (40.0, 44.0)), result(4, (42.0, 41.0)))
-    write_results(folders_of(cells["edc"])[0], result(0, (40.0, 50.0)))
-    random = folders_of(cells["fadrm"])[1]
-    write_results(random, result(0, (30.0, 31.0)))
-    write_results(random.with_name(random.name.replace("random", "coverage")), result(0, (30.0, 35.0)))
-    report.main(["--methods", "cifar100", "10"])
-    printed = capsys.readouterr().out
-    assert [line for line in printed.splitlines() if line.startswith("| ")][1:] == [
-        "| edc | 50.00 | 50.00 | 1 |",
-        "| fadrm | 42.50 ± 2.12 | 43.00 ± 1.41 | 2 |",
-        "| coverage real images, labels of fadrm | 35.00 | 35.00 | 1 |",
-        "| random real images, labels of fadrm | 31.00 | 31.00 | 1 |",
-    ]
-    assert "missing: bash run.sh cifar100 g-vbsm 10 ResNet18\n" in printed
-    path = re.search("this table: (.*)", printed)[1]
-    content = json.loads(Path(path).read_text())
-    assert [row["row"] for row in content["rows"]][:2] == ["edc", "fadrm"] and len(content["missing"]) == 5
-    assert path.endswith("reports/cifar100_ipc10_ResNet18.json")
-
-
-def test_no_results_of_any_method(refusal):
-    message = "no method has results on cifar100 at IPC 10: bash run.sh cifar100 "
-    assert message in refusal(report.main, ["--methods", "cifar100", "10"])
 
 
 # The command
