@@ -22,6 +22,7 @@ from tqdm import tqdm
 from models import teachers
 from models.checkpoints import checkpoint_path, load_network, save_state
 from models.registry import check_network, training_bytes
+from models.scores import el2n, read_scores, write_scores
 from models.teacher_data import DecodedImages, ResidentImages, split_batches, training_images_of, worthwhile_team
 from models.teacher_training import fresh_network, make_optimiser, shared, train_epoch
 from models.testing import LabelledImages, accuracy
@@ -120,6 +121,8 @@ def teacher_of(
         teachers.check_trained_with(pool, record, identity)
         if team.is_main:
             remove(teachers.training_path(pool, name))  # of a run that was killed just then
+        if settings.keep_scores and team.is_main:
+            read_scores(pool, name, identity.get("train_images_sha256", ""))
         if record.get("test_images_sha256") == test_images:
             return record
     if not team.is_main:
@@ -177,6 +180,9 @@ def train(
     state = load_training(unfinished, identity) or {"epoch": 0, "seconds": 0.0, "tests": []}
     if state["epoch"] < epochs:
         refuse_two_sources(pool, name)
+    scores = state.get("scores", [])
+    if settings.keep_scores and len(scores) != state["epoch"]:
+        raise UserError(f"{unfinished} was begun without --keep-scores: leave it out, or remove that file")
     if state["epoch"] > 0:
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
@@ -195,12 +201,16 @@ def train(
             if is_tested(epoch, epochs, settings.test_every):
                 tests.append({"epoch": epoch + 1, **tested(network, images, dataset)})
                 progress.write(f"{name}, epoch {epoch + 1}: top-1 {tests[-1]['top1']:.2f} %")
-            state = {"epoch": epoch + 1, "seconds": time.monotonic() - started, "tests": tests}
+            if settings.keep_scores:
+                scores.append(el2n(network, training_images, dataset))
+            state = {"epoch": epoch + 1, "seconds": time.monotonic() - started, "tests": tests, "scores": scores}
             tensors = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
             save_training(unfinished, identity, state | tensors)
 
     if not team.is_main:
         return None
+    if settings.keep_scores:
+        write_scores(pool, name, torch.stack(scores), identity["train_images_sha256"])
     save_state(teachers.weights_path(pool, name), network, {"teacher": f"{name}, {dataset.name}"})
     content = {"top1": tests[-1]["top1"], "top5": tests[-1]["top5"], "settings": identity, "epochs": epochs}
     content |= {"tests": tests, "test_images_sha256": test_images, "seconds": state["seconds"]}

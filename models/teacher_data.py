@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from utils.data.crops import crop_and_resize, sample_crops, sample_flips
-from utils.data.images import decode, load_images
+from utils.data.images import decode, load_images, load_test_images
 from utils.data.table import Dataset
 from utils.run.errors import UserError
 from utils.run.randomness import generator_for
@@ -26,6 +26,7 @@ from utils.run.team import ALONE, Team
 LARGEST_RESIDENT = 64  # pixels a side; larger images come in all sizes and are cropped out of their own
 LEAST_PART = 16  # images of a batch for each process: BatchNorm's statistics of fewer are too rough
 PADDING = 4  # pixels on each side
+TOGETHER = 256  # images that are looked at together as they are
 AREA = (0.08, 1.0)  # least and largest share of an image that a crop covers
 
 
@@ -90,6 +91,11 @@ class ResidentImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def as_they_are(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images (uint8, B x 3 x S x S) and their labels, in their order, not augmented."""
+        inner = slice(PADDING, -PADDING)
+        yield from zip(self.padded[..., inner, inner].split(TOGETHER), self.labels.split(TOGETHER), strict=True)
+
     def batches(self, seed: int, epoch: int, batch_size: int, team: Team = ALONE) -> Iterator[Part]:
         generator = generator_for(seed, "pretrain", self.dataset.name, epoch)
         order = torch.randperm(len(self), generator=generator)
@@ -113,7 +119,7 @@ class DecodedImages:
     def __init__(
         self, paths: Sequence[Path], labels: Tensor, dataset: Dataset, device: torch.device, workers: int
     ) -> None:
-        self.labels, self.dataset, self.device = labels, dataset, device
+        self.paths, self.labels, self.dataset, self.device = list(paths), labels, dataset, device
         self.plan: list[_Batch] = []  # of the epoch at hand; the workers live longer
         self.loader = DataLoader(
             _Views(list(paths), dataset),
@@ -127,6 +133,13 @@ class DecodedImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def as_they_are(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images as a network is tested on them (uint8, B x 3 x S x S) and their labels, in their order."""
+        for start in range(0, len(self), TOGETHER):
+            part = slice(start, start + TOGETHER)
+            pixels = load_test_images(self.paths[part], self.dataset, self.loader.num_workers, progress=None)
+            yield pixels.to(self.device), self.labels[part].to(self.device)
 
     def _views(self) -> Iterator[np.ndarray | str]:
         """What the workers make of the plan. UserError where one of them dies."""

@@ -16,14 +16,15 @@ import torch
 from tqdm import tqdm
 
 from models.checkpoints import Teacher, load_teacher
+from models.scores import read_scores
 from utils import recipes
-from utils.data.digests import LISTING, listing_digest
+from utils.data.digests import LISTING, digest_of_folder, listing_digest
 from utils.data.distilled import distilled_path, images_output, is_made_with, record_path, write_distilled
 from utils.data.embedded import ensure_embedded
 from utils.data.images import images_by_class, load_test_images
 from utils.data.table import Dataset
 from utils.patches.selectors import Candidates, Observed, observe
-from utils.recipes.settings import ImageSettings
+from utils.recipes.settings import ImageSettings, require_pool
 from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
 from utils.run.randomness import generator_for
@@ -34,6 +35,7 @@ from utils.run.space import print_dry_run, require_space
 from utils.run.team import Team, teamwork
 from utils.seams import SELECTORS
 
+OF_SCORES = ("cad-prune", "r-cad")  # selectors that go by what pretrain keeps with --keep-scores
 CHUNK = 1024  # images in memory at a time: 150 MB at 224 pixels
 
 
@@ -67,9 +69,15 @@ def choose_images(settings: ImageSettings, team: Team) -> None:
     check_record(record_path(folder), record, "images", younger=[LISTING])
     started = start_run(device)
     pending = []  # a real image, the place that it goes to, and a digest of what it is
+    history = None
+    if settings.selector in OF_SCORES:
+        require_pool("offline", settings.model_pool_dir)
+        scores = read_scores(settings.model_pool_dir, settings.observer, digest_of_folder(settings.train_dir, dataset))
+        history = scores.split([len(paths) for paths in images], dim=1)
     for class_index, paths in team.share(list(enumerate(images))):
         look = partial(observe_images, paths, observer, class_index, dataset, settings)
-        candidates = Candidates(class_index, len(paths), 1, settings.observer, look)
+        scores_of = history and partial(history.__getitem__, class_index)
+        candidates = Candidates(class_index, len(paths), 1, settings.observer, look, scores_of)
         generator = generator_for(seed, settings.selector, dataset.name, class_index)
         chosen = SELECTORS[settings.selector](candidates, settings.ipc, generator)[:, 0].tolist()
         for ipc_id, image_index in enumerate(chosen):

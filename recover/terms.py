@@ -5,7 +5,7 @@ asked of their weight times the weighted sum of all terms. A term's weight is th
 name (--r-bn), else 1.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,15 +47,22 @@ def r_bn(settings: RecoverSettings) -> Term:
 @TERMS.add("gram_spectrum")
 def gram_spectrum(settings: RecoverSettings) -> Term:
     """G-VBSM's data densification: the spectra of each class's images, pulled towards flatter ones."""
-    return lambda seen: spectrum_loss(seen.view, seen.labels)
+    of_batch: list = [None, []]  # the labels of the batch at hand, and where its classes are: to look waits for the GPU
+
+    def term(seen: Seen) -> Tensor:
+        if of_batch[0] is not seen.labels:
+            of_batch[:] = seen.labels, list(classes_by_size(seen.labels))
+        return spectrum_loss(seen.view, of_batch[1])
+
+    return term
 
 
-def spectrum_loss(views: Tensor, labels: Tensor) -> Tensor:
+def spectrum_loss(views: Tensor, classes: Sequence[tuple[int, Tensor]]) -> Tensor:
     """The sum over classes of KL(softmax(e / 4), held fixed, || softmax(e)), e the eigenvalues of the Gram matrix of
-    the class's views (B x 3 x s x s) at 32 x 32 pixels. A class of one image gives 0."""
+    the class's views (B x 3 x s x s) at 32 x 32 pixels. A class of one image gives 0. classes: of `classes_by_size`."""
     small = F.adaptive_avg_pool2d(views.float(), SPECTRUM_SIDE).flatten(1)
     total = small.new_zeros(())
-    for count, members in _classes_by_size(labels):
+    for count, members in classes:
         images = small[members].view(-1, count, small.shape[1])
         spectrum = torch.linalg.eigvalsh(images @ images.transpose(1, 2))
         flatter = (spectrum.detach() / SPECTRUM_TEMPERATURE).softmax(dim=1)
@@ -63,7 +70,7 @@ def spectrum_loss(views: Tensor, labels: Tensor) -> Tensor:
     return total
 
 
-def _classes_by_size(labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+def classes_by_size(labels: Tensor) -> Iterator[tuple[int, Tensor]]:
     """A number of images, and the places of those of all classes that have so many, class by class."""
     counts = labels.bincount()
     order = labels.argsort(stable=True)

@@ -15,10 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from models import pretrain
-from models.checkpoints import load_teacher
+from models.checkpoints import load_network, load_teacher
 from models.registry import build_network
+from models.scores import read_scores, write_scores
 from utils import recipes
 from utils.data.digests import digest_of_folder
+from utils.data.images import list_images, load_images, normalise
 from utils.data.table import get_dataset
 from utils.run.errors import UserError
 from utils.run.files import only_one, sha256_of
@@ -190,6 +192,43 @@ def test_another_process_that_trains_the_same_teacher_is_refused(command, tmp_pa
         pretrain.main(command)
     assert visible(pool) == []
     pretrain.main(command)
+
+
+def test_scores_of_every_epoch_are_kept_on_request_also_over_a_kill(command, images, tmp_path, monkeypatch):
+    pretrain.main([*command, "--keep-scores"])
+    pool = tmp_path / "pool"
+    digest = digest_of_folder(images / "train", FASHION)
+    scores = read_scores(pool, NAME, digest)
+    assert scores.shape == (2, 70) and (scores >= 0).all() and (scores <= 2**0.5).all()
+    network = load_network(NAME, FASHION, pool / f"{NAME}.safetensors")
+    paths, labels = list_images(images / "train", FASHION)
+    with torch.no_grad():
+        answers = network(normalise(load_images(paths, FASHION), FASHION)).softmax(dim=1)
+    expected = (answers - torch.nn.functional.one_hot(labels, 10)).square().sum(dim=1).sqrt()
+    torch.testing.assert_close(scores[1], expected, rtol=2e-3, atol=2e-3)
+
+    other = [*command, "--keep-scores", "--model-pool-dir", str(tmp_path / "other")]
+    save = pretrain.save_training
+
+    def save_and_stop(*words):
+        save(*words)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "save_training", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.main(other)
+    monkeypatch.undo()
+    pretrain.main(other)
+    assert torch.equal(read_scores(tmp_path / "other", NAME, digest), scores)
+
+
+def test_scores_that_are_not_there_are_said(command, tmp_path):
+    pretrain.main(command)
+    with pytest.raises(UserError, match=rf"{NAME}\.scores\.safetensors is missing: train {NAME} with"):
+        pretrain.main([*command, "--keep-scores"])
+    write_scores(tmp_path / "pool", NAME, torch.zeros(2, 3), "another")
+    with pytest.raises(UserError, match="is of other training images, or damaged"):
+        read_scores(tmp_path / "pool", NAME, "this")
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from PIL import Image
 
 from models.checkpoints import load_teacher, save_state
 from models.registry import build_network
+from models.scores import write_scores
 from recover import choose_images
 from recover.choose_images import main, observe_images
 from utils import recipes
+from utils.data.digests import digest_of_folder
 from utils.data.distilled import images_output, read_distilled
 from utils.data.images import load_images
 from utils.data.table import get_dataset
-from utils.patches.selectors import Candidates, observe
+from utils.patches.selectors import Candidates, cad, observe
 from utils.run.errors import UserError
 from utils.run.files import sha256_of
 from utils.run.randomness import generator_for
@@ -123,6 +125,16 @@ def test_a_selector_ranks_whole_images_by_the_observers_loss(ranked, train_dir, 
         "observer": OBSERVER,
         "observer_sha256": sha256_of(pool / f"{OBSERVER}.safetensors"),
     }
+
+
+def test_cad_prune_goes_by_the_scores_that_pretrain_keeps(ranked, train_dir, pool, tmp_path):
+    with pytest.raises(UserError, match=f"{OBSERVER}.scores.safetensors is missing: train {OBSERVER} with"):
+        main([*ranked, "--selector", "cad-prune"])
+    scores = torch.rand(9, 50, generator=generator_for("scores")).half()
+    write_scores(pool, OBSERVER, scores, digest_of_folder(train_dir, FASHION))
+    main([*ranked, "--selector", "cad-prune"])
+    difficult = cad(scores.float()).view(10, 5).argsort(dim=1, descending=True)[:, :3]
+    assert values_of(tmp_path / "ranked") == (10 * torch.arange(10)[:, None] + difficult).flatten().tolist()
 
 
 def test_images_are_observed_chunk_by_chunk(ranked, train_dir, pool, monkeypatch):

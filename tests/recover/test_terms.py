@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recover.terms import Seen, build_terms, spectrum_loss
+from recover.terms import Seen, build_terms, classes_by_size, spectrum_loss
 from utils.recipes.settings import RecoverSettings
 from utils.run.errors import UserError
 
@@ -54,7 +54,8 @@ def test_the_spectrum_is_pulled_towards_a_flatter_one(labels, side):
     labels = torch.tensor(labels)
     views = 0.02 * torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(0))
     ours, plain = views.clone().requires_grad_(True), views.clone().requires_grad_(True)
-    found, expected = spectrum_loss(ours, labels), plain_spectrum_loss(plain, labels)
+    classes = list(classes_by_size(labels))
+    found, expected = spectrum_loss(ours, classes), plain_spectrum_loss(plain, labels)
     torch.testing.assert_close(found, expected)
     found.backward()
     expected.backward()
@@ -62,8 +63,17 @@ def test_the_spectrum_is_pulled_towards_a_flatter_one(labels, side):
     assert ours.grad.abs().max() > 0
 
 
+def test_the_term_follows_its_batch():
+    (_, term) = build_terms(RecoverSettings(terms=("gram_spectrum",)))["gram_spectrum"]
+    for labels in (torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])):
+        for seed in range(2):
+            views = 0.02 * torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+            found = term(SEEN._replace(view=views, labels=labels))
+            torch.testing.assert_close(found, plain_spectrum_loss(views, labels))
+
+
 def test_a_class_of_one_image_has_no_spectrum_to_pull():
     views = torch.randn(3, 3, 8, 8, requires_grad=True)
-    loss = spectrum_loss(views, torch.tensor([0, 4, 2]))
+    loss = spectrum_loss(views, list(classes_by_size(torch.tensor([0, 4, 2]))))
     loss.backward()
     assert loss == 0 and not views.grad.any()

@@ -17,6 +17,7 @@ from utils.data.table import Dataset
 from utils.run.errors import UserError
 from utils.seams import SELECTORS
 
+CAD_EPOCHS, CAD_WINDOWS = 6, 2  # J and W
 COVERED = 0.7  # the share of a class's images, those of lowest loss, that coverage takes from
 
 
@@ -32,13 +33,20 @@ class Candidates:
     """What a selector may take from: `crops` crops of each of `images` images of a class.
 
     observe: what the observer of that name makes of them, in this order; asked once, when a selector wants to know.
+    history: the images' scores after each epoch of its training (epochs x images), asked likewise.
     """
 
     def __init__(
-        self, class_index: int, images: int, crops: int, observer: str, observe: Callable[[], Observed]
+        self,
+        class_index: int,
+        images: int,
+        crops: int,
+        observer: str,
+        observe: Callable[[], Observed],
+        history: Callable[[], Tensor] | None = None,
     ) -> None:
         self.class_index, self.images, self.crops = class_index, images, crops
-        self._observer, self._observe = observer, observe
+        self._observer, self._observe, self._history = observer, observe, history
 
     @cached_property
     def observed(self) -> Observed:
@@ -54,6 +62,14 @@ class Candidates:
     def losses(self) -> Tensor:
         """The observer's cross-entropy for every crop against its class: images x crops."""
         return self.observed.losses.view(self.images, self.crops)
+
+    @cached_property
+    def difficulty(self) -> Tensor:
+        """How much each image's score still changed near the end of the observer's training (see `cad`). UserError
+        where scores are not to be had."""
+        if self._history is None:
+            raise UserError("cad-prune and r-cad go by scores of whole training images: take them with choose_images")
+        return cad(self._history())
 
     @property
     def features(self) -> Tensor:
@@ -145,18 +161,48 @@ def coverage(features: Tensor, losses: Tensor, count: int) -> Tensor:
     """Images that stand for all others: each time the one that adds most to the sum, over all images, of the
     similarity (cosine, at least 0) to the most similar one taken: facility location, greedily. From the share COVERED
     of lowest loss, then from the rest."""
-    similar = (features @ features.T).clamp_min(0)
     late = torch.ones(len(features), dtype=torch.bool)
     late[losses.argsort(stable=True)[: max(1, round(COVERED * len(features)))]] = False
-    covered, taken = torch.zeros(len(features)), []
+    return facility_location((features @ features.T).clamp_min(0), torch.ones(len(features)), count, late)
+
+
+def facility_location(similar: Tensor, weights: Tensor, count: int, late: Tensor | None = None) -> Tensor:
+    """Images one by one, each adding most to the sum over all images of weight times similarity to the most similar
+    one taken. similar: N x N, from 0 to 1; late: those (N, bool) that come after all others."""
+    covered, taken = torch.zeros(len(similar)), []
     for _ in range(count):
-        gains = similar.maximum(covered[:, None]).sum(dim=0) - len(features) * late
+        gains = weights @ similar.maximum(covered[:, None])
+        if late is not None:
+            gains -= len(similar) * late
         gains[taken] = -torch.inf
         taken.append(int(gains.argmax()))
         covered = covered.maximum(similar[:, taken[-1]])
     return torch.tensor(taken)
 
 
+def cad(history: Tensor) -> Tensor:
+    """Confidence-aware difficulty (CA2D, arXiv 2604.18811): the mean over the CAD_WINDOWS windows before the last of
+    the standard deviation of a score within CAD_EPOCHS epochs. history: epochs x N. UserError where it is too short."""
+    epochs = len(history)
+    if epochs < CAD_EPOCHS + CAD_WINDOWS:
+        raise UserError(f"scores of {epochs} epochs: cad-prune and r-cad take {CAD_EPOCHS + CAD_WINDOWS} or more")
+    starts = range(epochs - CAD_EPOCHS - CAD_WINDOWS, epochs - CAD_EPOCHS)
+    return torch.stack([history[start : start + CAD_EPOCHS].std(dim=0) for start in starts]).mean(dim=0)
+
+
+def most_difficult(candidates: Candidates, crops: Tensor, count: int) -> Tensor:
+    """Images by difficulty, the greatest first (CAD-Prune)."""
+    return candidates.difficulty.argsort(descending=True, stable=True)
+
+
+def difficult_coverage(candidates: Candidates, crops: Tensor, count: int) -> Tensor:
+    """As coverage, from all images, each counting as much as it is difficult (R-CAD)."""
+    features = candidates.features[torch.arange(candidates.images), crops]
+    return facility_location((features @ features.T).clamp_min(0), candidates.difficulty, count)
+
+
+SELECTORS.add("cad-prune")(partial(best_crops_first, order=most_difficult))
+SELECTORS.add("r-cad")(partial(best_crops_first, order=difficult_coverage))
 for _name, _greedy in {"herding": herding, "k-centre": k_centre, "coverage": coverage}.items():
     SELECTORS.add(_name)(partial(best_crops_first, order=partial(by_features, greedy=_greedy)))
 

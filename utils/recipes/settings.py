@@ -59,6 +59,7 @@ class PretrainSettings(StageSettings):
     model_pool_dir: Path | None = folder(POOL, "where teachers and their records go")
     workers: int = setting(4, "processes that decode (0: this one)", within=WORKERS)
     test_every: int = setting(0, "epochs between tests (0: only at the end)", within=(0, 99_999))
+    keep_scores: bool = setting(False, "also keep a score of each training image and epoch, for cad-prune and r-cad")
     epochs: int = shaping(200, "passes over the training images", within=EPOCHS, group="training")
     batch_size: int = shaping(512, "images in one step", within=(2, 10**6))
     optimizer: str = shaping("adam", "what trains", choices=("adam", "sgd"))

@@ -1,5 +1,7 @@
 """Selectors: the observer's losses, and which crops and images they lead to."""
 
+import statistics
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,17 +9,19 @@ from torch import nn
 
 from utils.data.images import normalise
 from utils.data.table import get_dataset
-from utils.patches.selectors import COVERED, Candidates, Observed, observe, pad_centred, select
+from utils.patches.selectors import COVERED, Candidates, Observed, cad, observe, pad_centred, select
 from utils.run.errors import UserError
 from utils.run.randomness import generator_for
 from utils.seams import SELECTORS
 
 FASHION = get_dataset("fashion_mnist")
+HISTORY = torch.rand(9, 100, generator=generator_for("history"))
 LOSSES = torch.tensor([[3.0, 1.0], [0.5, 2.0], [9.0, 0.7]])  # three images, two crops of each
 
 
-def choose(losses, selector, count, seed=0, features=None):
-    candidates = Candidates(0, *losses.shape, "observer", lambda: Observed(losses.flatten(), features))
+def choose(losses, selector, count, seed=0, features=None, history=HISTORY):
+    scores = None if history is None else (lambda: history[:, : len(losses)])
+    candidates = Candidates(0, *losses.shape, "observer", lambda: Observed(losses.flatten(), features), scores)
     return SELECTORS[selector](candidates, count, generator_for(seed, "choice"))
 
 
@@ -89,8 +93,9 @@ def test_candidates_are_scored_when_a_selector_asks_and_once():
 
 
 def test_the_selectors_there_are():
-    assert list(SELECTORS) == ["random", "easy", "medium", "hard", "herding", "k-centre", "coverage"]
-    with pytest.raises(UserError, match="unknown selector 'harder'; there are: random easy medium hard herding"):
+    by_history = ["cad-prune", "r-cad"]
+    assert list(SELECTORS) == ["random", "easy", "medium", "hard", *by_history, "herding", "k-centre", "coverage"]
+    with pytest.raises(UserError, match="unknown selector 'harder'; there are: random easy medium hard cad-prune"):
         SELECTORS["harder"]
 
 
@@ -183,6 +188,48 @@ def test_coverage_adds_what_covers_most_among_easy_images():
     assert sorted(taken("coverage", features, losses, 20)) == list(range(20))
     drawn = [taken("random", features, losses, 6) for _ in range(1)]
     assert covered_by(features, expected) > covered_by(features, drawn[0])
+
+
+def plain_cad(history):
+    """J 6, W 2: the mean of two sample deviations, of epochs K - 8 .. K - 3 and K - 7 .. K - 2, image by image."""
+    last = len(history)
+    found = []
+    for image in history.T.tolist():
+        deviations = [statistics.stdev(image[first : first + 6]) for first in (last - 8, last - 7)]
+        found.append(sum(deviations) / 2)
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("epochs", [8, 9])
+def test_cad_is_how_much_scores_change_near_the_end(epochs):
+    torch.testing.assert_close(cad(HISTORY[:epochs]), plain_cad(HISTORY[:epochs]))
+    with pytest.raises(UserError, match="scores of 7 epochs: cad-prune and r-cad take 8 or more"):
+        cad(HISTORY[:7])
+
+
+def test_cad_prune_takes_the_most_difficult():
+    expected = plain_cad(HISTORY[:, :20]).argsort(descending=True)[:6]
+    assert taken("cad-prune", features_of(20), torch.rand(20), 6) == expected.tolist()
+
+
+def test_r_cad_covers_what_is_difficult():
+    features, weights, expected = features_of(20), plain_cad(HISTORY[:, :20]), []
+    for _ in range(6):
+
+        def gain(image):
+            chosen = [*expected, image]
+            return sum(
+                float(w) * max(float(x @ features[place]) for place in chosen)
+                for x, w in zip(features, weights, strict=True)
+            )
+
+        expected.append(max((image for image in range(20) if image not in expected), key=gain))
+    assert taken("r-cad", features, torch.rand(20), 6) == expected
+
+
+def test_without_scores_these_say_where_they_are_had():
+    with pytest.raises(UserError, match="cad-prune and r-cad go by scores of whole training images"):
+        choose(LOSSES, "cad-prune", 2, history=None)
 
 
 def test_opposite_features_do_not_count_against_each_other():
