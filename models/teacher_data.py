@@ -27,6 +27,7 @@ LARGEST_RESIDENT = 64  # pixels a side; larger images come in all sizes and are 
 LEAST_PART = 16  # images of a batch for each process: BatchNorm's statistics of fewer are too rough
 PADDING = 4  # pixels on each side
 TOGETHER = 256  # images that are looked at together as they are
+DECODED_TOGETHER = 4096  # and, of 224 pixels, decoded: enough for worker processes
 AREA = (0.08, 1.0)  # least and largest share of an image that a crop covers
 
 
@@ -136,10 +137,11 @@ class DecodedImages:
 
     def as_they_are(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All images as a network is tested on them (uint8, B x 3 x S x S) and their labels, in their order."""
-        for start in range(0, len(self), TOGETHER):
-            part = slice(start, start + TOGETHER)
+        for start in range(0, len(self), DECODED_TOGETHER):
+            part = slice(start, start + DECODED_TOGETHER)
             pixels = load_test_images(self.paths[part], self.dataset, self.loader.num_workers, progress=None)
-            yield pixels.to(self.device), self.labels[part].to(self.device)
+            for some, labels in zip(pixels.split(TOGETHER), self.labels[part].split(TOGETHER), strict=True):
+                yield some.to(self.device), labels.to(self.device)
 
     def _views(self) -> Iterator[np.ndarray | str]:
         """What the workers make of the plan. UserError where one of them dies."""

@@ -112,6 +112,8 @@ def what_shapes_images(
     }
     if "committee" in record or "layout" in record:  # whose draws depend on how many images there are
         record["ipc"] = images_per_class(settings)
+    if "layout" in record:  # batches of other members than those that each index has by itself
+        record["images"] = [settings.ipc_start, settings.ipc_end]
     if real_images is not None:
         record["train_images_sha256"] = real_images
     return record if ALGORITHM == 1 else {**record, "algorithm": ALGORITHM}

@@ -72,7 +72,8 @@ def choose_images(settings: ImageSettings, team: Team) -> None:
     history = None
     if settings.selector in OF_SCORES:
         require_pool("offline", settings.model_pool_dir)
-        scores = read_scores(settings.model_pool_dir, settings.observer, digest_of_folder(settings.train_dir, dataset))
+        digest = digest_of_folder(settings.train_dir, dataset, keep=not settings.dry_run)
+        scores = read_scores(settings.model_pool_dir, settings.observer, digest)
         history = scores.split([len(paths) for paths in images], dim=1)
     for class_index, paths in team.share(list(enumerate(images))):
         look = partial(observe_images, paths, observer, class_index, dataset, settings)

@@ -47,7 +47,7 @@ def real_images_digest(settings: RecoverSettings) -> str | None:
     for folder, flag in ((settings.train_dir, "--train-dir"), (settings.model_pool_dir, "--model-pool-dir")):
         if folder is None:
             raise UserError(f"--probe {settings.probe} compares with real images: name {flag}")
-    return digest_of_folder(settings.train_dir, settings.dataset)
+    return digest_of_folder(settings.train_dir, settings.dataset, keep=not settings.dry_run)
 
 
 def observe_real_images(teacher: Teacher, settings: RecoverSettings, dataset: Dataset, images_sha256: str) -> Real:

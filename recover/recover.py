@@ -70,7 +70,7 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     settings = with_priors(settings)
     if not settings.dry_run and settings.needs_real_images:
         ensure_embedded(dataset, train=settings.train_dir)
-    real_images = real_images_digest(settings)
+    real_images = team.gather(real_images_digest(settings) if team.is_main else None)[0]
     made_with = batches.what_shapes_images(settings, [loaded[name] for name in settings.teachers], dtype, real_images)
     check_record(record_path(folder), made_with, "distilled images")
     missing = [batch for batch in work if not all(path.exists() for path in batch.paths(folder, dataset))]

@@ -50,7 +50,7 @@ from utils.run.team import Team, teamwork
 
 def main(argv: Sequence[str] | None = None) -> None:
     with teamwork() as team:
-        for settings in recipes.parse_each("relabel", argv, "--draw", "--labels"):
+        for settings in recipes.parse_each("relabel", argv, "--draw", "--labels --protocol"):
             relabel(settings, team)
 
 
@@ -97,6 +97,8 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
         return
 
     at_once = min(images_at_once(teacher.module.to(device), dataset.size) for teacher in teachers)
+    if settings.weighting == "norm":  # of the logits of a batch
+        at_once = settings.batch_size
     networks = networks_of(teachers, settings, views, at_once, device)
     committee = mean_logits(networks, weights, settings.eval_mode == "F")
     if settings.weighting == "norm":
@@ -160,8 +162,8 @@ def networks_of(
     networks = [teacher.module.to(device, memory_format=memory_format(device)) for teacher in teachers]
     if settings.eval_mode == "F":
         networks = [GroupedNetwork(network) for network in networks]
-    pixels = views.epochs * views.images * views.size**2
-    work = Work(pixels, views.epochs * -(-views.images // at_once))
+    epochs = 1 if settings.is_fixed else views.epochs  # how often an image is labelled
+    work = Work(epochs * views.images * views.size**2, epochs * -(-views.images // at_once))
     return [compiled(network, settings.compile, device, work) for network in networks]
 
 

@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,14 @@ from models.testing import LabelledImages
 from recover import recover
 from recover.batches import valid_range_of
 from recover.optimise import Plan, Stage, recover_batch
-from recover.terms import build_terms
+from recover.terms import build_terms, classes_by_size, spectrum_loss
 from relabel import relabel
 from relabel.labelling import label_epoch, mean_logits
 from tests.benchmark import cost_of_an_image
 from utils.bn_matching.matching import MatchedTeacher
-from utils.bn_matching.probes import BatchNormInput
+from utils.bn_matching.probes import BatchNormInput, ConvInput
+from utils.bn_matching.real import RealObserver
+from utils.bn_matching.smoothing import SmoothedTeacher
 from utils.data.distilled import read_distilled
 from utils.data.images import list_images, load_images, normalise
 from utils.data.table import get_dataset
@@ -101,6 +104,28 @@ def test_a_batch_is_recovered_in_float16_as_on_a_cpu_in_float32(cuda, golden, re
     assert relative(losses, its_losses) < 0.1
     assert angle(images - patches, expected - patches) > 0.9
     assert "note:" not in capsys.readouterr().out  # no kernel was found wanting
+
+
+def test_smoothed_statistics_by_class_are_those_of_a_cpu(cuda, relative):
+    """G-VBSM's and EDC's: a pass over images, then iterations with convolutions left out by chance."""
+    images = torch.randn(12, 3, 32, 32, generator=generator_for("real"))
+    labels = torch.arange(12) % 3
+    answers = []
+    for device in (CPU, cuda):
+        teacher = golden_teacher("teacher_a", device)
+        observer = RealObserver(teacher, ConvInput(32), 32, 3)
+        observer.add([(images.to(device), labels.to(device))])
+        probe = partial(ConvInput, 32, observer.whole())
+        smoothed = SmoothedTeacher(MatchedTeacher(teacher, probe, 10.0, 32), 0.8, 0.3, 0.5, observer.by_class())
+        smoothed.begin(labels.to(device), generator_for("batch"))
+        for _ in range(3):
+            leaf = images.to(device).requires_grad_(True)
+            logits, distance = smoothed(leaf)
+            distance.backward()
+        spectrum = spectrum_loss(0.02 * leaf, list(classes_by_size(labels.to(device))))
+        answers.append([part.detach().cpu() for part in (logits, distance, leaf.grad, spectrum)])
+    for plain, fast in zip(*answers, strict=True):
+        assert relative(fast, plain) < 1e-2
 
 
 @torch.no_grad()

@@ -176,7 +176,9 @@ def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None
         return recipes.in_places(name, dataset, method, int(ipc), os.environ, **others)
 
     validate, recover, patches = stage("validate", student=student), stage("recover"), stage("patches")
-    reports = {"teachers": [recover.model_pool_dir], "patches": [patches.patch_dir / patches.selector]}
+    reports = {"teachers": [recover.model_pool_dir]}
+    if recover.uses_patches:
+        reports["patches"] = [patches.patch_dir / patches.selector]
     rows = {}
     protocols = [name for name in PROTOCOLS if name != "own" or method in recipes.OWN_PROTOCOLS]
     for images, labels in itertools.product((None, *SELECTORS), protocols):
@@ -188,11 +190,11 @@ def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None
         under = "" if labels == "views" else f", {labels}"
         rows[(f"{images} real images" if images else method) + under] = folder
         made = [stage("relabel", draw=draw, images=images, labels=labels) for draw in draws or [0]]
-        reports[f"{images} images" if images else "recover"] = [its.syn_data_path for its in made]
-        if labels != "hard":  # which takes the store of fixed
-            stores = [store_folder(its.fkd_path, its.batch_size, int(ipc)) for its in made]
-            reports[(f"{images} images: relabel" if images else "relabel") + under] = stores
-    reports = {step: [folder / "report.json" for folder in folders] for step, folders in reports.items()}
+        reports.setdefault(f"{images} images" if images else "recover", []).extend(its.syn_data_path for its in made)
+        step = f"{images} images: relabel" if images else "relabel"
+        step += under.replace("hard", "fixed")  # whose store it takes
+        reports.setdefault(step, []).extend(store_folder(its.fkd_path, its.batch_size, int(ipc)) for its in made)
+    reports = {step: [folder / "report.json" for folder in dict.fromkeys(its)] for step, its in reports.items()}
     return Cell(validate, rows, stage("relabel").teachers, recover.model_pool_dir, reports)
 
 
@@ -299,7 +301,7 @@ def check_cell(words: Sequence[str]) -> None:
     for flag in ("--dataset-name", "--recipe", "--ipc", "--model", "--draw"):
         if any(word == flag or word.startswith(f"{flag}=") for word in flags):
             raise UserError(f"{flag}: run.sh gives it; name DATASET METHOD IPC STUDENT in front, or call the stages")
-    for settings in recipes.parse_each("validate", [*named, *flags], "--labels"):
+    for settings in recipes.parse_each("validate", [*named, *flags], "--labels --protocol"):
         require_labels_for(settings, words[0], words[1], words[2])
         amp_type(settings.amp, choose_device(settings.device), auto_on_cuda="off")
     for name in (cell.validate.model, *recipe.recover.teachers, *recipe.relabel.teachers, recipe.patches.observer):

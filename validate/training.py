@@ -2,13 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from models.registry import build_network
@@ -65,7 +64,8 @@ class Run(NamedTuple):
 class Learner(NamedTuple):
     """A student and what it is trained with.
 
-    forward: the student, compiled where that is asked for; at_once: how many views are made for it together.
+    forward: the student, compiled where that is asked for; at_once: how many views are made for it together; averaged:
+    a running mean of its weights from their start on, beside BatchNorm statistics that are its own (EDC).
     """
 
     student: GroupedNetwork
@@ -76,36 +76,7 @@ class Learner(NamedTuple):
     dtype: torch.dtype | None
     at_once: int
     device: torch.device
-    shadow: "Shadow | None" = None
-
-
-class Shadow:
-    """A running mean of a network's parameters, which begins as they do; its BatchNorms' statistics are the network's
-    own (EDC)."""
-
-    def __init__(self, network: nn.Module, keep: float) -> None:
-        self.keep, self.parameters = keep, list(network.parameters())
-        self.mean = [parameter.detach().clone() for parameter in self.parameters]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        torch._foreach_lerp_(self.mean, self.parameters, 1 - self.keep)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The network with the mean as its parameters, for as long as this lasts."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for parameter, mean in zip(self.parameters, self.mean, strict=True):
-            held = parameter.clone()
-            parameter.copy_(mean)
-            mean.copy_(held)
+    averaged: AveragedModel | None = None
 
 
 def build_student(name: str, dataset: Dataset, seed: int) -> nn.Module:
@@ -128,7 +99,10 @@ def build_optimiser(student: nn.Module, settings: ValidateSettings) -> torch.opt
     kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[settings.optimizer]
     options = {"lr": settings.lr, "fused": fused(kind, next(student.parameters()).device)}
     if settings.optimizer == "sgd":
-        return kind(student.parameters(), momentum=settings.momentum, weight_decay=settings.weight_decay, **options)
+        decayed = [{"params": list(student.parameters()), "weight_decay": settings.weight_decay}]
+        if settings.labels == "own":  # as G-VBSM and EDC have it; the published parser's SGD decays all
+            decayed = parameter_groups(student, settings.weight_decay)
+        return kind(decayed, momentum=settings.momentum, **options)
     return kind(parameter_groups(student, settings.adamw_weight_decay), **options)
 
 
@@ -142,8 +116,11 @@ def prepare_student(
     dtype = amp_type(settings.amp, device, auto_on_cuda="off")
     forward = compiled(student, settings.compile, device, work, small_batches=True)
     optimiser, loss = build_optimiser(network, settings), LOSSES[settings.loss](settings)
-    shadow = Shadow(network, settings.ema) if settings.ema else None
-    return Learner(student, forward, loss, optimiser, gradient_scaler(device, dtype), dtype, at_once, device, shadow)
+    averaged = None
+    if settings.ema:
+        averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        averaged.update_parameters(network)  # the first one copies
+    return Learner(student, forward, loss, optimiser, gradient_scaler(device, dtype), dtype, at_once, device, averaged)
 
 
 def is_tested(epoch: int, settings: ValidateSettings) -> bool:
@@ -175,8 +152,8 @@ def train_student(
         network.load_state_dict(state["student"])
         optimiser.load_state_dict(state["optimiser"])
         scaler.load_state_dict(state["scaler"])
-        if learner.shadow:
-            learner.shadow.mean = [mean.to(device) for mean in state["shadow"]]
+        if learner.averaged:
+            learner.averaged.load_state_dict(state["averaged"])
     name = f"{folder.parent.name} seed {seed}"
     progress = tqdm(total=settings.epochs * len(images), desc=name, unit="view", unit_scale=True, disable=quiet)
     saved = time.monotonic()
@@ -197,8 +174,8 @@ def train_student(
             line = {"epoch": epoch, "lr": rate, "loss": mean_loss(losses, epoch, patience)}
             if is_tested(epoch, settings):
                 learner.student.eval()
-                with learner.shadow.in_place() if learner.shadow else nullcontext():
-                    line["top1"], line["top5"] = accuracy(network, test_set, dataset)
+                tested = learner.averaged.module.eval() if learner.averaged else network
+                line["top1"], line["top5"] = accuracy(tested, test_set, dataset)
                 progress.set_postfix(top1=f"{line['top1']:.1f} %")
             line["seconds"] = round(time.monotonic() - started, 3)
             if epoch == coming[0]:  # the first that is made now: only now is the place this run's
@@ -210,8 +187,8 @@ def train_student(
             if "top1" in line or time.monotonic() - saved > SAVE_EVERY:
                 state = {"student": network.state_dict(), "optimiser": optimiser.state_dict()}
                 state |= {"scaler": scaler.state_dict(), "metrics": metrics}
-                if learner.shadow:
-                    state["shadow"] = learner.shadow.mean
+                if learner.averaged:
+                    state["averaged"] = learner.averaged.state_dict()
                 save_training(checkpoint, run.made_with, state)
                 saved = time.monotonic()
     return metrics, is_compiled([learner.forward])
@@ -251,8 +228,8 @@ def train_epoch(
             scaler.scale(loss).backward()
             scaler.step(optimiser)
             scaler.update()
-            if learner.shadow:
-                learner.shadow.update()
+            if learner.averaged:
+                learner.averaged.update_parameters(learner.student.network)
             optimiser.zero_grad(set_to_none=True)  # at once: memory, and what CUDA graphs may replay over
             losses.append(loss.detach())
             progress.update(len(batch))

@@ -116,7 +116,7 @@ def parse_cells(argv: Sequence[str] | None) -> list[ValidateSettings]:
     student and draw are put behind it. UserError for one that is named twice, and for several IPCs or draws whose
     images or labels would be the same.
     """
-    cells = recipes.parse_each("validate", argv, "--draw", "--labels", "--ipc", "--model")
+    cells = recipes.parse_each("validate", argv, "--draw", "--labels --protocol", "--ipc", "--model")
     if len({cell.exp_name for cell in cells}) < len(cells):
         behind = [
             ("" if cell.ipc is None else f"_ipc{cell.ipc}") + f"_{recipes.file_name(name_of(cell))}" for cell in cells

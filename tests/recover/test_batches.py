@@ -49,6 +49,14 @@ def test_a_range_of_classes_takes_whole_batches(start, end, first):
     assert [batch.labels[0] for batch in plan_batches(settings, FASHION)] == first
 
 
+def test_a_range_of_images_is_of_the_identity_where_batches_depend_on_it():
+    ranges = [{"ipc_start": 0, "ipc_end": 10}, {"ipc_start": 0, "ipc_end": 5}]
+    whole, part = (record_of(layout="class_major", **each) for each in ranges)
+    assert (whole["images"], part["images"]) == ([0, 10], [0, 5])
+    whole, part = (record_of(**each) for each in ranges)
+    assert whole == part and "images" not in whole
+
+
 def test_a_batch_knows_its_files_and_says_what_it_is():
     batch = Batch(((3, 7), (4, 7)), (7, 3))
     assert batch.labels == [3, 4]

@@ -213,21 +213,23 @@ def test_what_is_tested_is_the_running_mean_of_the_weights(labelled, monkeypatch
     """Against a loop over copies, one for each step; the weights themselves learn as without."""
     run, test_set = run_of(labelled, "--epochs", "2", "--ema", "0.75")
     learners, copies, tested = keep_learners(monkeypatch), [], []
-    step = training.Shadow.update
+    update = training.AveragedModel.update_parameters
 
-    def update(shadow):
-        copies.append([parameter.detach().clone() for parameter in shadow.parameters])
-        step(shadow)
+    def update_and_note(averaged, network):
+        copies.append([parameter.detach().clone() for parameter in network.parameters()])
+        update(averaged, network)
 
     def accuracy(network, *_):
         tested.append([parameter.detach().clone() for parameter in network.parameters()])
+        live = learners[-1].student.network
+        assert all(map(torch.equal, network.buffers(), live.buffers())) and not network.training
         return 10.0, 50.0
 
-    monkeypatch.setattr(training.Shadow, "update", update)
+    monkeypatch.setattr(training.AveragedModel, "update_parameters", update_and_note)
     monkeypatch.setattr(training, "accuracy", accuracy)
     train_student(run, test_set, FASHION, CPU, quiet=True)
     expected = [parameter.detach() for parameter in build_student("ConvNetBN_W32", FASHION, 0).parameters()]
-    for number, weights in enumerate(copies):
+    for number, weights in enumerate(copies := copies[1:]):
         expected = [0.75 * mean + 0.25 * weight for mean, weight in zip(expected, weights, strict=True)]
         if number + 1 == len(copies) // 2:
             after_one = expected
@@ -257,8 +259,9 @@ def test_a_training_that_goes_on_ends_with_the_same_weights(labelled, monkeypatc
         train_student(run, test_set, FASHION, CPU, quiet=True)
         whole, resumed = learners[0].student.state_dict(), learners[-1].student.state_dict()
         assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
-        if learners[0].shadow:
-            assert all(map(torch.equal, learners[0].shadow.mean, learners[-1].shadow.mean))
+        if learners[0].averaged:
+            means = (learner.averaged.state_dict().values() for learner in (learners[0], learners[-1]))
+            assert all(map(torch.equal, *means))
 
 
 def stop_or(train_epoch, epochs, learner, settings, number, *others):

@@ -52,7 +52,8 @@ class MatchedTeacher(nn.Module):
         sizes = torch.tensor([len(vector) for vector in vectors], dtype=torch.int64)
         vector_of = torch.repeat_interleave(torch.arange(len(vectors)), sizes)
         device = next(teacher.parameters()).device
-        self.register_buffer("targets", torch.cat([torch.zeros(0, device=device), *vectors]), persistent=False)
+        joined = torch.cat([torch.zeros(0, device=device), *(vector.to(device) for vector in vectors)])
+        self.register_buffer("targets", joined, persistent=False)
         self.register_buffer("vector_of", vector_of.to(device), persistent=False)
         self.register_buffer("slot_of", slots.to(device), persistent=False)
         self.register_buffer("weights", weights.to(device), persistent=False)

@@ -157,13 +157,14 @@ def parse(stage: str, argv: Sequence[str] | None) -> Any:
 def parse_each(stage: str, argv: Sequence[str] | None, *flags: str) -> list[Any]:
     """`parse` for each value, and each combination of them, where flags that take one are given several.
 
-    UserError for a value that is given twice.
+    flags: each with its other names behind it, if it has some. UserError for a value that is given twice.
     """
     finder = Parser(STAGES[stage].module, add_help=False)
     for flag in flags:
-        finder.add_argument(flag, nargs="+")
+        finder.add_argument(*flag.split(), nargs="+")
     found, others = finder.parse_known_args(argv)
-    given = {flag: values for flag, values in zip(flags, vars(found).values(), strict=True) if values is not None}
+    names = [flag.split()[0] for flag in flags]
+    given = {flag: values for flag, values in zip(names, vars(found).values(), strict=True) if values is not None}
     for flag, values in given.items():
         if len(set(values)) != len(values):
             raise UserError(f"{flag} {' '.join(values)}: each once")

@@ -7,7 +7,7 @@ own     the method's paper's, where its file has one (`own_protocol`)
 
 All but `own` show a student as many images, so that they cost the same. Of CA2D's protocols the optimisers, rates,
 losses and schedules are here; its augmentation (DSA) is not: views are cropped and mirrored as for `views`, and not
-mixed.
+mixed. A store of fixed labels has them in each of its epochs, as many bytes as one of views.
 """
 
 from collections.abc import Callable

@@ -313,6 +313,10 @@ class RelabelSettings(RecipeSettings):
             raise UserError(f"--model-weight has {scores} scores for {teachers} teachers: give as many")
         if not self.fkd_path.name:
             raise UserError(f"--fkd-path {self.fkd_path}: it ends in the name that the label folder's begins with")
+        if self.weighting == "norm" and self.eval_mode == "F":
+            raise UserError("--weighting norm is of teachers with running statistics: take --eval-mode T")
+        if self.labels == "own" and self.recipe is None:
+            raise UserError("--protocol own is a method's: name --recipe")
         if self.is_fixed and (self.mix or self.eval_mode == "F"):
             raise UserError(
                 f"--labels {self.labels}: images are labelled whole, one by one: no --mix-type, and --eval-mode T"
@@ -390,6 +394,10 @@ class ValidateSettings(RecipeSettings):
         return self.sgd_lr if self.optimizer == "sgd" else self.adamw_lr
 
     def resolved(self) -> Self:
+        if self.labels != "views" and self.recipe is None:
+            raise UserError(
+                f"--labels {self.labels} stands for settings of a recipe: name --recipe, or give these one by one"
+            )
         if len(set(self.seed)) != len(self.seed):
             raise UserError(f"--seed {' '.join(map(str, self.seed))}: each seed once")
         return replace(self, method=self.method or self.images or self.recipe or self.exp_name)

@@ -3,14 +3,17 @@
 import json
 
 import pytest
+import torch
 
 from relabel import relabel
 from tests.utils.recipes.test_methods import folders, through_all_stages  # noqa: F401 (a fixture)
 from utils import recipes
 from utils.data.table import get_dataset
+from utils.recipes.settings import ValidateSettings
 from utils.run.errors import UserError
 from validate import validate
 from validate.report import cell_of, report_cell
+from validate.training import build_optimiser
 
 CIFAR, FASHION = get_dataset("cifar100"), get_dataset("fashion_mnist")
 
@@ -95,6 +98,24 @@ def test_all_protocols_of_a_cell_in_one_report(folders, capsys):  # noqa: F811
     assert {"relabel", "relabel, fixed", "relabel, own"} <= content["steps"].keys()
     assert "edc, own: validate" in content["steps"]
     assert "ConvNetBN_W32_own" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("labels", ["fixed", "hard", "own"])
+def test_a_protocol_is_a_recipes(world, refusal, labels):
+    words = world.validate("--protocol", labels)
+    assert f"--labels {labels} stands for settings of a recipe: name --recipe" in refusal(validate.main, words)
+
+
+def test_norms_are_of_running_statistics(world, refusal):
+    words = world.relabel("--weighting", "norm")
+    assert "--weighting norm is of teachers with running statistics" in refusal(relabel.main, words)
+
+
+def test_weight_decay_of_sgd_spares_vectors_in_own_protocols_alone():
+    student = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    for labels, decays in (("own", [5e-4, 0.0]), ("hard", [5e-4])):
+        settings = ValidateSettings(optimizer="sgd", weight_decay=5e-4, labels=labels)
+        assert [group["weight_decay"] for group in build_optimiser(student, settings).param_groups] == decays
 
 
 def test_labels_of_another_protocol_are_refused(folders):  # noqa: F811
