@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import subprocess
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from recover.terms import build_terms, classes_by_size, spectrum_loss
 from relabel import relabel
 from relabel.labelling import label_epoch, mean_logits
 from tests.benchmark import cost_of_an_image
+from tests.views import VIEWS
 from utils.bn_matching.matching import MatchedTeacher
 from utils.bn_matching.probes import BatchNormInput, ConvInput
 from utils.bn_matching.real import RealObserver
@@ -34,7 +36,7 @@ from utils.data.table import get_dataset
 from utils.fkd.groups import GroupedNetwork, epoch_groups
 from utils.fkd.losses import distillation_loss
 from utils.fkd.store import open_store
-from utils.fkd.views import ViewSettings, draw_epoch
+from utils.fkd.views import draw_epoch
 from utils.recipes import METHODS, recipe_of
 from utils.recipes.settings import RecoverSettings
 from utils.residual.residuals import mix
@@ -131,7 +133,7 @@ def test_smoothed_statistics_by_class_are_those_of_a_cpu(cuda, relative):
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_an_epoch_is_labelled_as_on_a_cpu(cuda, dtype, relative):
-    settings = ViewSettings(21, 32, 8, 1, 0.08, 1.0, "cutmix", 1.0, fkd_seed=42, seed=42)
+    settings = replace(VIEWS, images=21, epochs=1)
     images = torch.randint(0, 256, (21, 3, 32, 32), generator=generator_for("images"), dtype=torch.uint8)
     epoch, hidden = draw_epoch(settings, 0), tqdm(disable=True)
     labels = []

@@ -1,5 +1,6 @@
 """The labels of one epoch: a committee of teachers, and views in chunks of batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,26 +8,16 @@ import torch
 
 from models.checkpoints import load_network
 from relabel.labelling import label_epoch, label_images, mean_logits, mean_of_norms
+from tests.views import VIEWS
 from utils.data.images import normalise
 from utils.data.table import get_dataset
 from utils.fkd.groups import GroupedNetwork, forget_running_statistics
-from utils.fkd.views import ViewSettings, draw_epoch, render_views
+from utils.fkd.views import draw_epoch, render_views
 from utils.run.randomness import generator_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FASHION = get_dataset("fashion_mnist")
-SETTINGS = ViewSettings(
-    images=21,
-    size=32,
-    batch_size=8,
-    epochs=1,
-    min_scale=0.08,
-    max_scale=1.0,
-    mix="cutmix",
-    mix_alpha=1.0,
-    fkd_seed=42,
-    seed=42,
-)
+SETTINGS = replace(VIEWS, images=21, epochs=1)
 
 
 def test_logits_of_a_committee_are_a_weighted_mean():

@@ -1,12 +1,15 @@
 """Students of the paper's tables, each for an epoch at its dataset's size."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.relabel.test_labelling import Bar
+from tests.views import VIEWS
 from utils import recipes
 from utils.data.table import get_dataset
-from utils.fkd.views import ViewSettings, draw_epoch
+from utils.fkd.views import draw_epoch
 from utils.run.randomness import generator_for
 from validate.training import prepare_student, train_epoch
 
@@ -27,10 +30,7 @@ CELLS = [
 def test_a_student_learns_for_an_epoch(dataset, student):
     dataset = get_dataset(dataset)
     settings = recipes.stage_of("validate", dataset, "fadrm+", 10, student)
-    views = ViewSettings(
-        images=4, size=dataset.size, batch_size=4, epochs=1, min_scale=0.08, max_scale=1.0, mix="cutmix",
-        mix_alpha=1.0, fkd_seed=42, seed=42,
-    )  # fmt: skip
+    views = replace(VIEWS, images=4, size=dataset.size, batch_size=4, epochs=1)
     images = torch.randint(0, 256, (4, 3, dataset.size, dataset.size), generator=generator_for("x"), dtype=torch.uint8)
     logits = torch.randn(4, dataset.num_classes, generator=generator_for("logits"))
     learner = prepare_student(settings, 0, dataset, torch.device("cpu"))

@@ -8,26 +8,16 @@ import safetensors
 import safetensors.torch
 import torch
 
+from tests.views import VIEWS
 from utils.data.table import get_dataset
 from utils.fkd import store as fkd
-from utils.fkd.views import ViewSettings, draw_epoch
+from utils.fkd.views import draw_epoch
 from utils.run.errors import UserError
 from utils.run.files import sha256_of, write_safetensors
 from utils.run.randomness import generator_for
 
 FASHION = get_dataset("fashion_mnist")
-SETTINGS = ViewSettings(
-    images=37,
-    size=32,
-    batch_size=8,
-    epochs=2,
-    min_scale=0.08,
-    max_scale=1.0,
-    mix="cutmix",
-    mix_alpha=1.0,
-    fkd_seed=42,
-    seed=42,
-)
+SETTINGS = VIEWS
 TILED = replace(SETTINGS, tiles=4)
 NAN, INF = float("nan"), float("inf")
 

@@ -11,6 +11,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import RandomResizedCrop
 
 from tests.plain import plain_view
+from tests.views import VIEWS
 from utils.data.crops import sample_crops
 from utils.data.images import normalise
 from utils.data.table import get_dataset
@@ -19,18 +20,7 @@ from utils.fkd.views import apply_views, cutmix, gather_images, mixup, sample_be
 from utils.run.randomness import generator_for
 
 FASHION = get_dataset("fashion_mnist")
-SETTINGS = fkd.ViewSettings(
-    images=37,
-    size=32,
-    batch_size=8,
-    epochs=2,
-    min_scale=0.08,
-    max_scale=1.0,
-    mix="cutmix",
-    mix_alpha=1.0,
-    fkd_seed=42,
-    seed=42,
-)
+SETTINGS = VIEWS
 
 
 @pytest.fixture
