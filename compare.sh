@@ -16,7 +16,7 @@ while [ $# -gt 0 ] && [[ "$1" != -* ]]; do words+=("$1") && shift; done
 [ ${#words[@]} -le 3 ] || stop "'${words[*]}': there are DATASET IPC STUDENT, then flags" || exit
 dataset="${words[0]:-fashion_mnist}" ipc="${words[1]:-10}" student="${words[2]:-}"
 
-protocol=($(grep -oE -- "--(labels|protocol)[ =][a-z]+( [a-z]+)*" <<<"$*")) # which relabel takes too
+protocol_of "$@"
 [[ "${protocol[*]}" != *own* ]] || stop "--protocol own is each method's own: compare by views, fixed or hard" || exit
 for method in fadrm+ fadrm cv-dd sre2l++ edc g-vbsm rded; do
     bash "$project/run.sh" "$dataset" "$method" "$ipc" $student "$@" || exit

@@ -16,7 +16,7 @@ while [ $# -gt 0 ] && [[ "$1" != -* ]]; do cell+=("$1") && shift; done
 dataset="${cell[0]:-fashion_mnist}" method="${cell[1]:-fadrm+}" ipc="${cell[2]:-10}" student="${cell[3]:-}"
 [ ${#cell[@]} -le 4 ] || stop "'${cell[*]}': there are DATASET METHOD IPC STUDENT, then flags" || exit
 
-protocol=($(grep -oE -- "--(labels|protocol)[ =][a-z]+( [a-z]+)*" <<<"$*")) # which relabel takes too
+protocol_of "$@"
 
 case " $* " in *" --dry-run "*) stop "--dry-run is of a stage: give it to the stage's script" || exit ;; esac
 setup_python "$project/requirements.txt" || exit

@@ -10,7 +10,7 @@ import pickle
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -51,7 +51,7 @@ def _places(pool: Path, name: str) -> list[Path]:
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, on the CPU: .safetensors is mapped, anything else read by torch's safe loader.
+    """The tensors of a checkpoint, on the CPU: anything but .safetensors is read by torch's safe loader.
 
     Prefixes that wrappers leave (`module.`, `_orig_mod.`) and counters of thop are taken off. Raises UserError for a
     file that is missing, damaged, or anything but a plain state dict. A pickle that asks for code to run is one of the
@@ -102,28 +102,21 @@ def refuse_other_files(path: Path) -> None:
         raise UserError(
             f"{path} is a pointer of Git LFS, not a checkpoint: run `git lfs pull`, or download the file itself"
         )
+    pickles = []
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-        if any(entry.filename.endswith("constants.pkl") for entry in entries):
-            raise UserError(f"{path} is a TorchScript archive: save the network's state_dict() instead")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:  # torch.save compresses nothing
-            raise UserError(f"{path} is a compressed archive: save the network's state_dict() with torch.save")
-    if path.suffix != ".safetensors" and any(shared_tuples(content) > MOST_SHARED for content in pickles_of(path)):
+            if any(entry.filename.endswith("constants.pkl") for entry in entries):
+                raise UserError(f"{path} is a TorchScript archive: save the network's state_dict() instead")
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:  # torch.save compresses nothing
+                raise UserError(f"{path} is a compressed archive: save the network's state_dict() with torch.save")
+            pickles = [archive.read(entry) for entry in entries if entry.filename.endswith("data.pkl")]
+    elif path.suffix != ".safetensors":
+        pickles = [path.read_bytes()]  # begins with some
+    if any(shared_tuples(content) > MOST_SHARED for content in pickles):
         raise UserError(
             f"{path} is not a plain state dict (tuples within tuples): save the network's state_dict() alone"
         )
-
-
-def pickles_of(path: Path) -> Iterator[bytes]:
-    """The pickles in a file of torch.save: that of an archive, or the file itself, which begins with some."""
-    if not zipfile.is_zipfile(path):
-        yield path.read_bytes()
-        return
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.filename.endswith("data.pkl"):
-                yield archive.read(entry)
 
 
 def shared_tuples(content: bytes) -> int:

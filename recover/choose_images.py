@@ -9,10 +9,11 @@ share the classes out.
 
 import hashlib
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from models.checkpoints import Teacher, load_teacher
@@ -35,7 +36,6 @@ from utils.run.space import print_dry_run, require_space
 from utils.run.team import Team, teamwork
 from utils.seams import SELECTORS
 
-OF_SCORES = ("cad-prune", "r-cad")  # selectors that go by what pretrain keeps with --keep-scores
 CHUNK = 1024  # images in memory at a time: 150 MB at 224 pixels
 
 
@@ -69,16 +69,11 @@ def choose_images(settings: ImageSettings, team: Team) -> None:
     check_record(record_path(folder), record, "images", younger=[LISTING])
     started = start_run(device)
     pending = []  # a real image, the place that it goes to, and a digest of what it is
-    history = None
-    if settings.selector in OF_SCORES:
-        require_pool("offline", settings.model_pool_dir)
-        digest = digest_of_folder(settings.train_dir, dataset, keep=not settings.dry_run)
-        scores = read_scores(settings.model_pool_dir, settings.observer, digest)
-        history = scores.split([len(paths) for paths in images], dim=1)
+    scores = cache(partial(scores_by_class, settings, images))
     for class_index, paths in team.share(list(enumerate(images))):
         look = partial(observe_images, paths, observer, class_index, dataset, settings)
-        scores_of = history and partial(history.__getitem__, class_index)
-        candidates = Candidates(class_index, len(paths), 1, settings.observer, look, scores_of)
+        history = partial(lambda class_index: scores()[class_index], class_index)
+        candidates = Candidates(class_index, len(paths), 1, settings.observer, look, history)
         generator = generator_for(seed, settings.selector, dataset.name, class_index)
         chosen = SELECTORS[settings.selector](candidates, settings.ipc, generator)[:, 0].tolist()
         for ipc_id, image_index in enumerate(chosen):
@@ -106,6 +101,15 @@ def choose_images(settings: ImageSettings, team: Team) -> None:
     if team.is_main:
         files = {"images": str(folder)}
         report_run("choose", folder / "report.json", device, started, made, "images", files, team.count)
+
+
+def scores_by_class(settings: ImageSettings, images: Sequence[Sequence[Path]]) -> Sequence[Tensor]:
+    """The scores of each class's images after each epoch of the observer's training, as pretrain --keep-scores keeps
+    them: epochs x images each."""
+    require_pool("offline", settings.model_pool_dir)
+    digest = digest_of_folder(settings.train_dir, settings.dataset, keep=not settings.dry_run)
+    scores = read_scores(settings.model_pool_dir, settings.observer, digest)
+    return scores.split([len(paths) for paths in images], dim=1)
 
 
 def observe_images(

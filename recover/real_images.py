@@ -7,6 +7,7 @@ A pass goes on where it was stopped. What it gave is kept by the teacher's check
 import hashlib
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -52,7 +53,6 @@ def real_images_digest(settings: RecoverSettings) -> str | None:
 
 def observe_real_images(teacher: Teacher, settings: RecoverSettings, dataset: Dataset, images_sha256: str) -> Real:
     """What the teacher sees of the training images, augmented as its own training augments them."""
-    device = next(teacher.module.parameters()).device
     classes = dataset.num_classes if settings.class_share else 0
     made_with = {"version": VERSION, "dataset": dataset.name, "probe": settings.probe, "classes": classes}
     made_with |= {"teacher_sha256": teacher.sha256, "train_images_sha256": images_sha256}
@@ -64,16 +64,31 @@ def observe_real_images(teacher: Teacher, settings: RecoverSettings, dataset: Da
     state = load_training(path, made_with)
     if state is not None:
         observer.restore(state)
+    if state is None or not state["is_whole"]:
+        _go_on(observer, path, made_with, 0 if state is None else state["chunks"], teacher, settings, dataset)
+    return Real(observer.whole(), observer.by_class() if classes else None)
+
+
+def _go_on(
+    observer: RealObserver,
+    path: Path,
+    made_with: Mapping[str, object],
+    first: int,
+    teacher: Teacher,
+    settings: RecoverSettings,
+    dataset: Dataset,
+) -> None:
+    """The pass from its chunk `first` on; leaves its state at `path`."""
+    device = next(teacher.module.parameters()).device
     paths, labels = list_images(settings.train_dir, dataset)
     batch = 256 if dataset.size == 224 else 64
     order = torch.randperm(len(paths), generator=generator_for(0, "real images", dataset.name))
     chunks, saved = order.split(BATCHES_A_CHUNK * batch), time.monotonic()
-    coming = range(0 if state is None else state["chunks"], len(chunks))
-    for number in tqdm(coming, desc=f"{teacher.name} sees real images", unit="chunk", disable=not coming):
+    for number in tqdm(range(first, len(chunks)), desc=f"{teacher.name} sees real images", unit="chunk"):
         its_paths = [paths[place] for place in chunks[number].tolist()]
         images = training_images_of(its_paths, labels[chunks[number]], dataset, device, WORKERS)
         observer.add((normalise(part.pixels, dataset), part.labels) for part in images.batches(0, number, batch))
-        if number == coming[-1] or time.monotonic() - saved > SAVE_EVERY:
-            save_training(path, made_with, {**observer.state(), "chunks": number + 1})
+        is_whole = number == len(chunks) - 1
+        if is_whole or time.monotonic() - saved > SAVE_EVERY:
+            save_training(path, made_with, {**observer.state(), "chunks": number + 1, "is_whole": is_whole})
             saved = time.monotonic()
-    return Real(observer.whole(), observer.by_class() if classes else None)

@@ -100,9 +100,8 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
     if settings.weighting == "norm":  # of the logits of a batch
         at_once = settings.batch_size
     networks = networks_of(teachers, settings, views, at_once, device)
-    committee = mean_logits(networks, weights, settings.eval_mode == "F")
-    if settings.weighting == "norm":
-        committee = mean_of_norms(networks)
+    by_norm = settings.weighting == "norm"
+    committee = mean_of_norms(networks) if by_norm else mean_logits(networks, weights, settings.eval_mode == "F")
     whole = None  # the labels of whole images, where these are asked for
     images = on_device_if_fits(images, device)
     started = start_run(device)

@@ -71,6 +71,21 @@ def read_results(folder: Path) -> list[dict]:
     return sorted(results, key=lambda result: result["seed"])
 
 
+def results_folder(settings: ValidateSettings) -> Path:
+    """Where the seeds of an IPC and student have their folders."""
+    return settings.output_dir / settings.dataset_name / settings.exp_name
+
+
+def reports_folder(settings: ValidateSettings) -> Path:
+    """Where reports and tables go: beside the results of all datasets."""
+    return settings.output_dir.parent / "reports"
+
+
+def holds(path: Path, content: object) -> bool:
+    """Whether a JSON file is there with this content, so that it need not be written, also not on a read-only disk."""
+    return path.exists() and read_json(path) == content
+
+
 def draws_of(folder: Path) -> dict[int, Path]:
     """The folders of results of all draws that there are: that of draw 0, and those beside it that end in _draw<K>."""
     found = {0: folder} if folder.exists() else {}
@@ -112,8 +127,7 @@ def summarise(folder: Path) -> dict:
         print(f"{'mean':>8}" + "".join(f" {summary[n]['mean']:>{w}.2f}" for n, w in COLUMNS))
         print(f"{'std':>8}" + "".join(f" {summary[n]['std']:>{w}.2f}" for n, w in COLUMNS))
     path, curve = folder / "summary.json", folder / "curve.png"
-    known = read_json(path) if path.exists() else None
-    if known != summary or not curve.exists():
+    if not (holds(path, summary) and curve.exists()):
         write_json(path, summary)
         _draw_curves(curve, results)
     print(f"  curve: {curve}", flush=True)
@@ -183,7 +197,7 @@ def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None
     protocols = [name for name in PROTOCOLS if name != "own" or method in recipes.OWN_PROTOCOLS]
     for images, labels in itertools.product((None, *SELECTORS), protocols):
         its = stage("validate", student=student, images=images, labels=labels)
-        folder = its.output_dir / its.dataset_name / its.exp_name
+        folder = results_folder(its)
         draws = list(draws_of(folder))
         if not draws and (images not in (None, "random") or labels != "views"):
             continue
@@ -208,8 +222,7 @@ def report_cell(cell: Cell) -> Path:
     if not results:
         raise UserError(f"{cell.rows[settings.recipe]} has no results: run validate first")
     name = f"{settings.dataset_name}_{settings.recipe}_ipc{settings.ipc}_{recipes.file_name(settings.model)}"
-    reports = settings.output_dir.parent / "reports"
-    curve = reports / f"{name}.png"
+    path, curve = (reports_folder(settings) / f"{name}.{ending}" for ending in ("json", "png"))
     records = {name: read_record(cell.pool, name) for name in cell.teachers}
     content = {
         "dataset": settings.dataset_name,
@@ -224,9 +237,8 @@ def report_cell(cell: Cell) -> Path:
         },
         "steps": costs_of(cell, results),
     }
-    path = reports / f"{name}.json"
     print_cell(content)
-    if not curve.exists() or not path.exists() or read_json(path) != content:
+    if not (holds(path, content) and curve.exists()):
         title = f"{settings.model} on {settings.dataset_name}, IPC {settings.ipc}"
         accuracy_curves(curve, {row: mean_curve(found) for row, found in results.items()}, title)
         write_json(path, content)

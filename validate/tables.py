@@ -8,12 +8,11 @@ from pathlib import Path
 from utils import recipes
 from utils.data.table import get_dataset
 from utils.run.errors import UserError
-from utils.run.files import read_json, write_json, write_whole
-from validate.report import cell_of, read_repeats, shown, spread
+from utils.run.files import write_json, write_whole
+from validate.report import cell_of, holds, read_repeats, reports_folder, results_folder, shown, spread
 
-PUBLISHED = Path(recipes.__file__).with_name(
-    "published.csv"
-)  # table 2: NeurIPS 2025, and its arXiv v1 where it differs
+# Table 2 of the paper: NeurIPS 2025, and arXiv v1 where it differs (there patches are of 2 x 2 crops).
+PUBLISHED = Path(recipes.__file__).with_name("published.csv")
 
 
 def report_methods(dataset_name: str, ipc: str, student: str | None = None) -> Path:
@@ -40,7 +39,7 @@ def report_methods(dataset_name: str, ipc: str, student: str | None = None) -> P
     model = cell.validate.model
     lines = [f"| {dataset_name}, IPC {ipc}, {model}: top-1 % | last | best | repeats |", "|---|---|---|---|"]
     lines += [f"| {r['row']} | {shown(r['top1'])} | {shown(r['best_top1'])} | {r['repeats']} |" for r in rows]
-    path = cell.validate.output_dir.parent / "reports" / f"{dataset_name}_ipc{ipc}_{recipes.file_name(model)}.json"
+    path = reports_folder(cell.validate) / f"{dataset_name}_ipc{ipc}_{recipes.file_name(model)}.json"
     return write_table(path, lines, {"dataset": dataset_name, "ipc": int(ipc), "student": model, "rows": rows}, missing)
 
 
@@ -54,7 +53,7 @@ def report_published(dataset_name: str) -> Path:
     rows, missing, dataset = [], [], get_dataset(dataset_name)
     for row in published:
         its = recipes.in_places("validate", dataset, row["method"], int(row["ipc"]), os.environ, student=row["student"])
-        results = read_repeats(its.output_dir / dataset_name / its.exp_name)
+        results = read_repeats(results_folder(its))
         command = f"bash run.sh {dataset_name} {row['method']} {row['ipc']} {row['student']} --seed 0 1 2"
         if not results and command not in missing:
             missing.append(command)
@@ -71,14 +70,14 @@ def report_published(dataset_name: str) -> Path:
             measured = f"{shown(row['measured'])} ({row['repeats']})"
             difference = f"{row['measured']['mean'] - row['top1']:+.2f}"
         lines.append(f"| {name} | {row['ipc']} | {row['student']} | {row['top1']:.1f} | {measured} | {difference} |")
-    path = its.output_dir.parent / "reports" / f"{dataset_name}_table2.json"
+    path = reports_folder(its) / f"{dataset_name}_table2.json"
     return write_table(path, lines, {"dataset": dataset_name, "table": 2, "rows": rows}, missing)
 
 
 def write_table(path: Path, lines: Sequence[str], content: dict[str, object], missing: Sequence[str]) -> Path:
     """Print a Markdown table with the commands of what is missing; write it as JSON and Markdown where it changed."""
     content = {**content, "missing": list(missing)}
-    if not path.exists() or read_json(path) != content:
+    if not holds(path, content):
         write_json(path, content)
         text = "\n".join(lines) + "\n"
         write_whole(path.with_suffix(".md"), lambda part: part.write_text(text, encoding="utf-8"))

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
 
 from torch import Tensor
 
@@ -29,7 +28,7 @@ from utils.data.embedded import ensure_embedded
 from utils.data.images import images_digest, list_images, load_test_images_once
 from utils.data.table import Dataset
 from utils.fkd.store import LabelStore, check_store, open_store
-from utils.recipes.settings import ValidateSettings
+from utils.recipes.settings import OF_WHOLE_IMAGES, ValidateSettings
 from utils.run.device import choose_device, describe_device, peak_memory_bytes, reset_peak_memory, versions
 from utils.run.errors import UserError, run_entry
 from utils.run.files import only_one, remove, sweep, write_json
@@ -38,7 +37,7 @@ from utils.run.settings import identity_of, show
 from utils.run.space import Output, print_dry_run, require_space
 from utils.run.team import Team, teamwork
 from utils.run.training_state import load_training
-from validate.report import accuracies, print_students, summarise
+from validate.report import accuracies, print_students, results_folder, summarise
 from validate.training import CHECKPOINT, Run, train_student
 
 RECORD_VERSION = 2
@@ -105,8 +104,7 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
 
 def name_of(cell: ValidateSettings) -> str:
     """What tells a run from others of one command: student, protocol, draw."""
-    protocol = "" if cell.labels == "views" else f"_{cell.labels}"
-    return f"{cell.model}{protocol}{recipes.draw_suffix(cell.draw)}"
+    return f"{cell.model}{recipes.protocol_suffix(cell.labels)}{recipes.draw_suffix(cell.draw)}"
 
 
 def parse_cells(argv: Sequence[str] | None) -> list[ValidateSettings]:
@@ -142,11 +140,6 @@ def epochs_left(run: Run) -> int:
     """The epochs that a student has before it, from its last checkpoint on."""
     state = load_training(run.place / CHECKPOINT, run.made_with)
     return run.settings.epochs - (len(state["metrics"]) if state else 0)
-
-
-def results_folder(settings: ValidateSettings) -> Path:
-    """Where the seeds of an IPC and student have their folders."""
-    return settings.output_dir / settings.dataset_name / settings.exp_name
 
 
 def runs_of(
@@ -212,7 +205,7 @@ def what_labels_must_have(settings: ValidateSettings, images_sha256: str) -> dic
         "epochs": settings.epochs,
         "min_scale": settings.min_scale,
     }
-    expected["labels"] = "fixed" if settings.labels in ("fixed", "hard") else "views"
+    expected["labels"] = "fixed" if settings.labels in OF_WHOLE_IMAGES else "views"
     return expected if settings.mix is None else {**expected, "mix": settings.mix}
 
 

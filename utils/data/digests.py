@@ -17,13 +17,14 @@ LISTING = "train_images_listing_sha256"  # what records call `listing_digest` of
 CACHE = ".digest.json"  # in the dataset's own folder: hidden, so that it is no class
 
 
-def listing_digest(root: Path, by_class: Sequence[Sequence[Path]]) -> str:
+def listing_digest(root: Path, by_class: Sequence[Sequence[Path]], times: bool = False) -> str:
     """sha256 of the names and sizes of the images of each class below `root`, in their order: quick where contents are
-    many."""
+    many. times: and of when each was changed."""
     digest = hashlib.sha256()
     for label, paths in enumerate(by_class):
         for path in paths:
-            line = f"{label}\0{path.relative_to(root)}\0{path.stat().st_size}\n"
+            status = path.stat()
+            line = f"{label}\0{path.relative_to(root)}\0{status.st_size}" + f"\0{status.st_mtime_ns}" * times + "\n"
             digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -35,14 +36,7 @@ def digest_of_folder(root: Path, dataset: Dataset, keep: bool = True) -> str:
     be written, and without `keep`, they are read each time. UserErrors of `images_by_class`.
     """
     by_class = images_by_class(root, dataset)
-    listing = hashlib.sha256()
-    for paths in by_class:
-        for path in paths:
-            status = path.stat()
-            listing.update(
-                f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape")
-            )
-    cache, key = root / CACHE, listing.hexdigest()
+    cache, key = root / CACHE, listing_digest(root, by_class, times=True)
     with suppress(UserError, OSError, KeyError):
         if (known := read_json(cache))["listing"] == key:
             return known["sha256"]

@@ -21,6 +21,7 @@ from utils.recipes.base import IPCS, Recipe, base
 from utils.recipes.protocols import under
 from utils.recipes.rates import default_rate, rates_of
 from utils.recipes.settings import (
+    OF_WHOLE_IMAGES,
     ImageSettings,
     PatchSettings,
     PretrainSettings,
@@ -132,6 +133,11 @@ def draw_suffix(draw: int) -> str:
     return f"_draw{draw}" if draw else ""
 
 
+def protocol_suffix(labels: str) -> str:
+    """What names of results of a protocol end in: nothing for FADRM's."""
+    return "" if labels == "views" else f"_{labels}"
+
+
 def file_name(model: str) -> str:
     """A network's name as names of files and folders have it: timm:<name> without the colon."""
     return model.replace(":", "_")
@@ -237,8 +243,8 @@ def fill_places(settings: Any, environment: Mapping[str, str]) -> Any:
         "selector": getattr(settings, "selector", None),
         "model": file_name(model) if isinstance(model, str) else None,
         "draw": draw_suffix(getattr(settings, "draw", 0)),
-        "protocol": "" if protocol == "views" else f"_{protocol}",
-        "store": {"views": "", "own": "_own"}.get(protocol, "_fixed"),
+        "protocol": protocol_suffix(protocol),
+        "store": protocol_suffix("fixed" if protocol in OF_WHOLE_IMAGES else protocol),
         "images": images,
         "labels": recipe if images == recipe else f"{images}_by_{recipe}",
     }

@@ -29,6 +29,7 @@ EPOCHS = (1, 99_999)
 SOURCES = ("offline", "online")
 WEIGHTINGS = ("equal", "prior")
 PROTOCOLS = ("views", "fixed", "hard", "own")
+OF_WHOLE_IMAGES = ("fixed", "hard")  # protocols with a label for each image, in each of its views the same; one store
 PROTOCOL_HELP = (
     "views: a soft label for each view; fixed: one for each image; hard: its class; own: as the method's paper labels "
     "and trains"
@@ -304,8 +305,7 @@ class RelabelSettings(RecipeSettings):
 
     @property
     def is_fixed(self) -> bool:
-        """Whether a label is of a whole image, in each of its views the same."""
-        return self.labels in ("fixed", "hard")
+        return self.labels in OF_WHOLE_IMAGES
 
     def resolved(self) -> Self:
         scores, teachers = len(self.model_weight), len(self.teachers)

@@ -48,6 +48,11 @@ launch() {
     exec "${run[@]}" > >(keep_log) 2> >(keep_log >&2)
 }
 
+# protocol_of FLAGS...: sets `protocol` to --labels or --protocol with its values, which relabel and validate both take.
+protocol_of() {
+    protocol=($(grep -oE -- "--(labels|protocol)[ =][a-z]+( [a-z]+)*" <<<"$*"))
+}
+
 # keep_log: copy what comes to the log too, until it ends, whatever signals come meanwhile.
 keep_log() {
     trap "" INT TERM HUP

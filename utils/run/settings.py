@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True)
     class Settings(StageSettings):
-        alpha: float = setting(1.0, "share of the optimised image kept at each merge", low=0, high=1, within=(0, 1))
+        alpha: float = setting(1.0, "share of the optimised image kept at each merge", within=(0, 1))
 
 The annotation says what a flag takes: bool (a switch), int, float, str, Path, a tuple of these (several words), or one
 of them `| None`. Numbers have a range, names the table that they are from.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.run.errors import UserError
-from utils.run.files import read_bytes, write_safetensors
+from utils.run.files import read_bytes, safetensors_header, write_safetensors
 from utils.run.records import differences, plain
 
 SUFFIX = ".safetensors"
@@ -35,10 +35,8 @@ def load_training(path: Path, settings: Mapping[str, object] | None = None) -> d
             raise UserError(f"{old} is of an earlier version of this project: remove it to train from the start")
         return None
     try:
-        content = read_bytes(path)
-        tensors = safetensors.torch.load(content)
-        length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        tensors = safetensors.torch.load(read_bytes(path))
+        _, metadata = safetensors_header(path)
         is_right = metadata["sha256"] == _digest(metadata["content"], tensors)
         told = json.loads(metadata["content"]) if is_right else None
     except (safetensors.SafetensorError, KeyError, ValueError):

@@ -102,7 +102,7 @@ def test_out_of_memory_is_one_line_that_says_what_to_lower(capsys, error):
 
 # What the process's streams take
 
-SAYS = "from utils.run.errors import *\ndef main():\n    print('1 ± 2')\n{}\nrun_entry(main)"
+SAYS = "from utils.run.errors import UserError, run_entry\ndef main():\n    print('1 ± 2')\n{}\nrun_entry(main)"
 
 
 def python(code, redirected="", **environment):
