@@ -49,6 +49,9 @@ step patches launch patches "$dataset" "$method" "$ipc"
 step recover launch recover "$dataset" "$method" "$ipc"
 step relabel launch relabel "$dataset" "$method" "$ipc" -- "${protocol[@]}"
 step validate launch validate "$dataset" "$method" "$ipc" $student -- "$@"
+if [[ " ${protocol[*]} " == *" hard "* ]]; then # beside the whole set, at the cost of the cell's student
+    step "whole set" launch pretrain "$dataset" $student -- --recipe "$method" --like-ipc "$ipc"
+fi
 draws=(--draw 0 1 2) # so that the baseline's spread has that of its images
 step "random images" launch choose "$dataset" "$ipc" -- "${draws[@]}"
 step "random images: relabel" launch relabel "$dataset" "$method" "$ipc" -- --images random "${draws[@]}" "${protocol[@]}"

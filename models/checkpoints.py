@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models import timm as timm_networks
 from models import torchvision as imagenet
-from models.registry import TIMM_PREFIX, build_network, check_network
+from models.registry import TIMM_PREFIX, build_network, check_network, epochs_of
 from utils.data.table import Dataset
 from utils.recipes import file_name
 from utils.run.errors import UserError
@@ -172,6 +172,8 @@ def load_teacher(name: str, dataset: Dataset, pool: Path, source: Literal["offli
                 f"note: {path} is not the file that {record.name} speaks of; models.pretrain tests it anew", flush=True
             )
         return teacher
+    if epochs_of(name):
+        raise UserError(f"{name}: weights that are online were trained already; leave @{epochs_of(name)} out")
     if dataset.name != "imagenet1k":
         raise UserError(
             f"online weights are of ImageNet-1k's classes, not of {dataset.name}'s: use "

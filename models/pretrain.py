@@ -6,13 +6,16 @@
 
 Each network in turn: train, test, write <Name>.safetensors and beside it the record <Name>.json with its accuracy. A
 stopped training goes on after its last whole epoch and ends with the same file. A teacher that is there is not trained
-again; a downloaded one is tested and gets its record. Several processes share every batch out and average their
-gradients (DistributedDataParallel); as BatchNorm then sees parts of a batch, the teacher is not that of one process.
+again; a downloaded one is tested and gets its record. <Name>@<epochs> is a training of its own, of so many epochs,
+beside the others: a teacher less sure of itself, or what the whole training set gives at that cost. Several processes
+share every batch out and average their gradients (DistributedDataParallel); as BatchNorm then sees parts of a batch,
+the teacher is not that of one process.
 """
 
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from tqdm import tqdm
 
 from models import teachers
 from models.checkpoints import checkpoint_path, load_network, save_state
-from models.registry import check_network, training_bytes
+from models.registry import check_network, epochs_of, training_bytes
 from models.scores import el2n, read_scores, write_scores
 from models.teacher_data import DecodedImages, ResidentImages, split_batches, training_images_of, worthwhile_team
 from models.teacher_training import fresh_network, make_optimiser, shared, train_epoch
@@ -70,10 +73,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def pretrain(settings: PretrainSettings, team: Team) -> None:
     dataset = settings.dataset
-    if not settings.model and recipes.recipe_of(dataset, settings.recipe, 10).recover.source == "online":
+    if settings.like_ipc is not None:
+        names = at_equal_compute(settings, dataset)
+    elif settings.model:
+        names = settings.model
+    elif recipes.recipe_of(dataset, settings.recipe, 10).recover.source == "online":
         print(f"{dataset.name}: torchvision's IMAGENET1K_V1 weights are used online; nothing to train")
         return
-    names = settings.model or recipes.teachers_of(dataset, settings.recipe)
+    else:
+        names = recipes.teachers_of(dataset, settings.recipe)
     for name in names:
         check_network(name, dataset)
     show("pretrain", settings)
@@ -84,13 +92,15 @@ def pretrain(settings: PretrainSettings, team: Team) -> None:
     require_space(pool, output)
     if settings.dry_run:
         done = [load_training(teachers.training_path(pool, name)) or {"epoch": 0} for name in absent]
-        epochs = sum(settings.epochs - state["epoch"] for state in done)
+        asked = [epochs_of(name) or settings.epochs for name in absent]
+        epochs = sum(epochs - state["epoch"] for epochs, state in zip(asked, done, strict=True))
         print_dry_run("pretrain", {"teachers": len(absent), "epochs": epochs}, pool, output)
         return
     ensure_embedded(dataset, train=settings.train_dir, val=settings.val_dir)
     images = RealImages(settings, dataset, device)
     for name in names:
-        record = teacher_of(name, settings, dataset, images, device, team)
+        its = replace(settings, epochs=epochs_of(name) or settings.epochs)
+        record = teacher_of(name, its, dataset, images, device, team)
         trained += name in absent
         if team.is_main:
             source, top1, top5 = (record[key] for key in ("source", "top1", "top5"))
@@ -100,6 +110,17 @@ def pretrain(settings: PretrainSettings, team: Team) -> None:
     if team.is_main:
         files = {"teachers": str(pool)}
         report_run("pretrain", pool / "report.json", device, started, trained, "teachers", files, team.count)
+
+
+def at_equal_compute(settings: PretrainSettings, dataset: Dataset) -> list[str]:
+    """The networks named, else the recipe's student, for whole epochs of the training set that show them about as many
+    images as a student sees of the distilled ones, and at least one."""
+    recipe = recipes.recipe_of(dataset, settings.recipe, settings.like_ipc).validate
+    if not settings.dry_run:
+        ensure_embedded(dataset, train=settings.train_dir)
+    paths, _ = list_images(settings.train_dir, dataset)
+    seen = recipe.epochs * settings.like_ipc * dataset.num_classes
+    return [f"{name}@{max(1, round(seen / len(paths)))}" for name in settings.model or (recipe.model,)]
 
 
 def teacher_of(

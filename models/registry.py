@@ -2,7 +2,8 @@
 
 A network file decorates its class or function with `register`, once for every name; `models/__init__.py` lists the
 files. The same name may stand for different networks at different image sizes: at 32 and 64 pixels the networks with
-a 3x3 stride-1 stem, at 224 torchvision's.
+a 3x3 stride-1 stem, at 224 torchvision's. A teacher may be named <Name>@<epochs>: that network, trained for so many
+epochs instead of the dataset's.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import nn
 
 from models import timm as timm_networks
 from utils.data.table import Dataset
+from utils.recipes.settings import EPOCHS
 from utils.run.errors import UserError
 
 SMALL_SIZES = (32, 64)
@@ -46,8 +48,23 @@ def network_names(size: int | None = None) -> tuple[str, ...]:
     return tuple(sorted({name for name, its_size in _networks if size in (None, its_size)}))
 
 
+def architecture_of(name: str) -> str:
+    """A teacher's network: its name without @<epochs>."""
+    return name.partition("@")[0]
+
+
+def epochs_of(name: str) -> int | None:
+    """The epochs that a teacher's name asks for; None where it asks for none. UserError where they are no number."""
+    _, at, epochs = name.partition("@")
+    if at and not (epochs.isdecimal() and 1 <= int(epochs) <= EPOCHS[1]):
+        raise UserError(f"{name}: behind @ stands a number of epochs, from 1 to {EPOCHS[1]:,}")
+    return int(epochs) if at else None
+
+
 def check_network(name: str, dataset: Dataset) -> None:
     """UserError with the names there are, unless `build_network` knows this name at the dataset's image size."""
+    epochs_of(name)
+    name = architecture_of(name)
     if name.startswith(TIMM_PREFIX):
         timm_networks.check(name.removeprefix(TIMM_PREFIX))
     elif (name, dataset.size) not in _networks:
@@ -66,6 +83,7 @@ def build_network(name: str, dataset: Dataset) -> nn.Module:
     network that does not take images of this size.
     """
     check_network(name, dataset)
+    name = architecture_of(name)
     if name.startswith(TIMM_PREFIX):
         return timm_networks.build(name.removeprefix(TIMM_PREFIX), dataset)
     return _networks[name, dataset.size](num_classes=dataset.num_classes)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from models.registry import build_network
+from models.registry import architecture_of, build_network
 from models.teacher_data import Part
 from utils.data.images import normalise
 from utils.data.table import Dataset
@@ -22,9 +22,9 @@ LOG_EVERY = 20  # iterations: to read the loss is to wait for the device
 
 
 def fresh_network(name: str, dataset: Dataset, seed: int, device: torch.device) -> nn.Module:
-    """A network on the device, its random initialisation following from the seed and its name alone."""
+    """A network on the device, its random initialisation following from the seed and its architecture alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "pretrain", dataset.name, name))
+        torch.manual_seed(seed_for(seed, "pretrain", dataset.name, architecture_of(name)))
         network = build_network(name, dataset)
     # Convolutions on a CPU are faster with the channels last, by a fifth for ShuffleNetV2, by a third for MobileNetV2.
     return network.to(device, memory_format=torch.preserve_format if device.type == "mps" else torch.channels_last)

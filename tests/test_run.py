@@ -110,6 +110,13 @@ def test_the_steps_in_their_order(stand, words, cell):
     assert output == "".join(f"\n=== {step}\n" for step in STEPS)
 
 
+@pytest.mark.parametrize(("labels", "is_there"), [("views", False), ("fixed hard", True), ("hard", True)])
+def test_hard_labels_stand_beside_the_whole_set_at_equal_compute(stand, labels, is_there):
+    stand.run(*f"cifar100 fadrm 7 ResNet18 --labels {labels}".split())
+    whole = ["-m", "models.pretrain", "--dataset-name", "cifar100", "--model", "ResNet18", "--recipe", "fadrm"]
+    assert ([*whole, "--like-ipc", "7"] in stand.calls) is is_there
+
+
 # What the steps make of their words
 
 CELLS = ["fashion_mnist fadrm+ 10", "imagenet1k fadrm+ 1 ResNet18", "cifar100 fadrm 50 timm:resnet18 --seed 3"]

@@ -230,6 +230,7 @@ def report_cell(cell: Cell) -> Path:
         "ipc": settings.ipc,
         "student": settings.model,
         "teachers": {teacher: record and record["top1"] for teacher, record in records.items()},
+        "whole set": whole_set_of(cell.pool, settings.model),
         "accuracy": {row: {key: spread(found, key) for key in ("top1", "best_top1")} for row, found in results.items()},
         **{
             f"{kind}s": {row: [result[kind] for result in found] for row, found in results.items()}
@@ -244,6 +245,13 @@ def report_cell(cell: Cell) -> Path:
         write_json(path, content)
     print(f"accuracy over the epochs: {curve}\nthis report: {path}", flush=True)
     return path
+
+
+def whole_set_of(pool: Path, student: str) -> dict[str, float]:
+    """The top-1 of this network by the epochs that it learned from all training images, where it is among the teachers
+    for so many (`models.pretrain --like-ipc`)."""
+    names = [path.stem for path in sorted(pool.glob(f"{glob.escape(recipes.file_name(student))}@*.json"))]
+    return {name.rpartition("@")[2]: record["top1"] for name in names if (record := read_record(pool, name))}
 
 
 def costs_of(cell: Cell, results: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, float]]:
@@ -273,6 +281,9 @@ def print_cell(content: Mapping) -> None:
         print(f"{'teacher ' + teacher:<50}{known:>28}")
     if dataset in WHOLE_DATA_TOP1:
         print(f"{'ResNet18 on the whole dataset (paper)':<50}{f'{WHOLE_DATA_TOP1[dataset]:.2f} % top-1':>28}")
+    for epochs, top1 in content["whole set"].items():
+        row = f"{student}, whole set, {epochs} epochs, hard"
+        print(f"{row:<50}{f'{top1:.2f} % top-1':>28}")
     print(f"\n{'student, % top-1 (mean and spread of so many)':<50}{'last':>14}{'best':>14}")
     for row, values in content["accuracy"].items():
         name = f"{row} ({len(content['seeds'][row])})"

@@ -344,6 +344,31 @@ def test_without_names_the_teachers_of_the_recipe_are_trained(command, tmp_path,
         pretrain.main([*unnamed, "--recipe", "nothing"])
 
 
+def test_a_name_may_say_for_how_many_epochs(command, tmp_path):
+    at = command.index("--model")
+    named = [*command[: at + 1], f"{NAME}@3", f"{NAME}@2", *command[at + 1 :]]
+    pretrain.main(named)
+    pool = tmp_path / "pool"
+    records = {epochs: record_of(pool, f"{NAME}{epochs}") for epochs in ("", "@2", "@3")}
+    assert [record["settings"]["epochs"] for record in records.values()] == [2, 2, 3]
+    plain, two, three = (load_file(pool / f"{NAME}{epochs}.safetensors") for epochs in records)
+    assert all(torch.equal(plain[name], two[name]) for name in plain)  # the same training
+    assert any(not torch.equal(plain[name], three[name]) for name in plain)
+    assert load_teacher(f"{NAME}@3", FASHION, pool).sha256 == records["@3"]["sha256"]
+    with pytest.raises(UserError, match=f"{NAME}@3: weights that are online were trained already; leave @3 out"):
+        load_teacher(f"{NAME}@3", FASHION, pool, "online")
+
+
+@pytest.mark.parametrize(("ipc", "epochs"), [(1, 9), (2, 17)])  # of 70 images; 600 and 120 epochs of ten classes
+def test_a_student_may_learn_from_all_images_at_the_cost_of_the_distilled(command, tmp_path, monkeypatch, ipc, epochs):
+    at = command.index("--model")
+    seen = {1: 600, 2: 1200}[ipc]
+    recipe = recipes.recipe_of(FASHION, "fadrm", ipc).set_in("validate", epochs=seen // (10 * ipc))
+    monkeypatch.setitem(recipes.METHODS, "fadrm", lambda dataset, ipc: recipe)
+    pretrain.main([*command[:at], *command[at + 2 :], "--recipe", "fadrm", "--like-ipc", str(ipc)])
+    assert record_of(tmp_path / "pool", f"{NAME}@{epochs}")["epochs"] == epochs == round(seen / 70)
+
+
 def test_images_of_224_pixels(images, tmp_path):
     """The set's own images may have any size; one epoch of one small network over ten of them."""
     for split in ("train", "val"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.registry import build_network, check_network, network_names, register
+from models.registry import architecture_of, build_network, check_network, epochs_of, network_names, register
 from utils.data.table import get_dataset
 from utils.run.errors import UserError
 
@@ -49,6 +49,26 @@ def test_the_same_seed_builds_the_same_student():
 def test_unknown_names_list_the_ones_there_are(name, dataset):
     with pytest.raises(UserError, match=rf"unknown network '{name}' for the {dataset.size}-pixel.*ResNet18.*timm:"):
         build_network(name, dataset)
+
+
+def test_a_teacher_may_be_named_with_its_epochs():
+    torch.manual_seed(0)
+    plain = build_network("ConvNetBN_W32", CIFAR).state_dict()
+    torch.manual_seed(0)
+    named = build_network("ConvNetBN_W32@12", CIFAR).state_dict()
+    assert all(torch.equal(plain[name], named[name]) for name in plain)
+    assert (epochs_of("ConvNetBN_W32@12"), epochs_of("ConvNetBN_W32")) == (12, None)
+    assert architecture_of("timm:resnet18@3") == "timm:resnet18"
+    with pytest.raises(UserError, match="unknown network 'ResNet19'"):
+        check_network("ResNet19@3", CIFAR)
+
+
+@pytest.mark.parametrize(
+    "name", ["ResNet18@", "ResNet18@x", "ResNet18@0", "ResNet18@1.5", "ResNet18@3@4", "ResNet18@100000"]
+)
+def test_behind_at_stands_a_number_of_epochs(name):
+    with pytest.raises(UserError, match=f"{name}: behind @ stands a number of epochs, from 1 to 99,999"):
+        check_network(name, CIFAR)
 
 
 def test_a_dataset_of_another_size_has_no_networks_yet():

@@ -230,6 +230,8 @@ def test_the_report_of_a_cell(capsys):
     write_results(distilled, result(0, (40.0, 44.0)), result(4, (42.0, 41.0)))
     write_results(random, result(0, (30.0, 31.0)), result(4, (30.0, 30.0)))
     write_teacher(cell.pool, "ResNet18", 78.25)
+    write_teacher(cell.pool, "timm_resnet18@3", 70.5)
+    write_teacher(cell.pool, "ResNet18@3", 60.5)  # another network's
     write_report(reports_of(cell)["teachers"], 1.25, 0.5)
     write_report(reports_of(cell)["recover"], 100.0, 1.5)
     path = report_cell(cell)
@@ -238,6 +240,7 @@ def test_the_report_of_a_cell(capsys):
         r"cifar100, fadrm, 10 images per class, student timm:resnet18",
         r"teacher ResNet18 +78\.25 % top-1",
         r"ResNet18 on the whole dataset \(paper\) +78\.90 % top-1",
+        r"timm:resnet18, whole set, 3 epochs, hard +70\.50 % top-1",
         r"student, % top-1 \(mean and spread of so many\) +last +best",
         r"fadrm \(2\) +42\.50 ± 2\.12 +43\.00 ± 1\.41",
         r"random real images \(2\) +30\.50 ± 0\.71 +30\.50 ± 0\.71",
@@ -254,7 +257,7 @@ def test_the_report_of_a_cell(capsys):
     content = json.loads(path.read_text())
     about = {"dataset": "cifar100", "method": "fadrm", "ipc": 10, "student": "timm:resnet18"}
     assert about.items() <= content.items()
-    assert content["teachers"] == {"ResNet18": 78.25}
+    assert content["teachers"] == {"ResNet18": 78.25} and content["whole set"] == {"3": 70.5}
     assert content["accuracy"]["fadrm"] == {
         "top1": {"mean": 42.5, "std": pytest.approx(2.1213, abs=1e-4)},
         "best_top1": {"mean": 43.0, "std": pytest.approx(1.4142, abs=1e-4)},

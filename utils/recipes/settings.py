@@ -54,7 +54,14 @@ class PretrainSettings(StageSettings):
     """models.pretrain"""
 
     recipe: str = setting("fadrm+", "train the teachers of this method, where none are named")
-    model: tuple[str, ...] = setting((), "the teachers to train, one after another (default: those of --recipe)")
+    like_ipc: int | None = setting(
+        None,
+        "train its student instead, for as many images as it sees at this IPC, as NAME@N",
+        within=MANY,
+    )
+    model: tuple[str, ...] = setting(
+        (), "the teachers to train, one after another; NAME@N: for N epochs (default: those of --recipe)"
+    )
     train_dir: Path | None = folder(TRAIN, OWN_TRAIN, group="files")
     val_dir: Path | None = folder(VAL, OWN_VAL)
     model_pool_dir: Path | None = folder(POOL, "where teachers and their records go")
@@ -400,6 +407,8 @@ class ValidateSettings(RecipeSettings):
             )
         if len(set(self.seed)) != len(self.seed):
             raise UserError(f"--seed {' '.join(map(str, self.seed))}: each seed once")
+        if "@" in self.model:
+            raise UserError(f"--model {self.model}: a student learns for --epochs; @ is of teachers")
         return replace(self, method=self.method or self.images or self.recipe or self.exp_name)
 
 
