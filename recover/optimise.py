@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recover.augmentation import AREA, augment_batch, augmentation_matrices, sample_batch_augmentations
 from recover.terms import Seen, Term
+from utils.recipes.settings import LEAST_SIZE
 from utils.residual.residuals import Residual, resize
 from utils.run.device import memory_format
 from utils.run.errors import UserError
@@ -33,7 +34,8 @@ class Plan:
 
     stages: none of them, and the start is the result; lr: the pixels' learning rate at the start, which a cosine over
     all stages takes to 0; terms: of the loss, with their weights, by name; jitter: largest roll in pixels;
-    crop_and_flip: whether a random crop, of these shares of the area, and a flip come before it.
+    crop_and_flip: whether a random crop, of these shares of the area, and a flip come before it; adaptive: whether the
+    images decide on the size of stages that are smaller than the last.
     """
 
     stages: Sequence[Stage]
@@ -42,6 +44,12 @@ class Plan:
     jitter: int
     crop_and_flip: bool
     area: tuple[float, float] = AREA
+    adaptive: bool = False
+
+    def size_of(self, stage: Stage, images: Tensor) -> int:
+        """The size in pixels of a stage that these images begin."""
+        full = self.stages[-1].size
+        return adaptive_size(images, full) if self.adaptive and stage.size < full else stage.size
 
     @property
     def iterations(self) -> int:
@@ -90,16 +98,17 @@ def recover_batch(
     bad_iteration = torch.full((), plan.iterations, device=device)  # the first that is fatal
     iteration, images = 0, start
     for number, stage in enumerate(plan.stages):
-        images = residual(images, number, stage.size) if number > 0 else resize(images, stage.size)
+        size = plan.size_of(stage, images)
+        images = residual(images, number, size) if number > 0 else resize(images, size)
         images = images.detach().clone().requires_grad_(True)
         # On CUDA one kernel for the whole step, which knows by itself of gradients that the scaler found infinite.
         is_fused = device.type == "cuda" and fused(torch.optim.Adam, device)
         optimiser = torch.optim.Adam([images], plan.lr, ADAM_BETAS, ADAM_EPS, fused=is_fused)
         draws = sample_batch_augmentations(
-            stage.iterations, stage.size, plan.crop_and_flip, plan.jitter, generator, plan.area
+            stage.iterations, size, plan.crop_and_flip, plan.jitter, generator, plan.area
         )
         for some in draws.to(device).split(CHECK_EVERY):
-            for rows, columns in zip(*augmentation_matrices(some, stage.size), strict=True):
+            for rows, columns in zip(*augmentation_matrices(some, size), strict=True):
                 optimiser.param_groups[0]["lr"] = cosine(plan.lr, iteration, plan.iterations)
                 view = augment_batch(images, rows, columns).contiguous(memory_format=memory_format(device))
                 loss, losses = torch.zeros((), device=device), {}
@@ -123,6 +132,18 @@ def recover_batch(
                 iteration += 1
             _stop_if_not_finite(bad_iteration, plan.iterations)  # the only wait for the device
     return images.detach()
+
+
+def adaptive_size(images: Tensor, full: int, least: int = LEAST_SIZE) -> int:
+    """The side in pixels at which a stage of these images (B x 3 x s x s, normalised) is optimised.
+
+    It is full x min(0.8, 0.5 / TV), rounded down, and no less than `least`; TV is the mean absolute difference of
+    neighbours, both directions summed, and at least 1e-4.
+
+    Our reading of what FADRM's appendix prints, whose 0.5 x TV, with its guard against 0, seems to have lost a bar.
+    """
+    variation = images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()
+    return max(int(full * min(0.8, 0.5 / max(float(variation), 1e-4))), least)
 
 
 def _stop_if_not_finite(bad_iteration: Tensor, iterations: int) -> None:

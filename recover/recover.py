@@ -62,8 +62,8 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     dtype = amp_type(settings.amp, device, auto_on_cuda="fp16")
     folder = settings.syn_data_path / settings.exp_name
     stages = [Stage(size, budget) for size, budget in zip(settings.sizes, settings.budgets, strict=True)]
-    area = (settings.crop_area_min, 1.0)
-    plan = Plan(stages, settings.lr, build_terms(settings), settings.jitter, settings.augment, area)
+    area, adaptive = (settings.crop_area_min, 1.0), settings.resolution == "adaptive"
+    plan = Plan(stages, settings.lr, build_terms(settings), settings.jitter, settings.augment, area, adaptive)
     work = batches.plan_batches(settings, dataset)
     pool, source = settings.model_pool_dir, settings.source
     loaded = {name: load_teacher(name, dataset, pool, source) for name in dict.fromkeys(settings.teachers)}

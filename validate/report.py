@@ -2,7 +2,7 @@
 
 python -m validate.report cifar100 fadrm+ 10 ResNet18
 python -m validate.report --methods cifar100 10 ResNet18      # all methods in one table
-python -m validate.report --table 2 cifar100                  # the paper's table, published beside measured
+python -m validate.report --table 2 cifar100                  # a table of the paper, published beside measured
 """
 
 import glob
@@ -43,7 +43,7 @@ TESTED = ("top1", "top5")  # what a line of metrics has where the student was te
 ONE_RUN = ("dataset", "method", "ipc", "student", "settings", "epochs", "test_images_sha256", "teachers")
 REPORT: Shape = {"seconds": float, "peak_memory_gib": float}
 USAGE = (
-    "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET IPC [STUDENT], or --table 2 "
+    "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET IPC [STUDENT], or --table N "
     "DATASET"
 )
 
@@ -194,7 +194,7 @@ def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None
     if recover.uses_patches:
         reports["patches"] = [patches.patch_dir / patches.selector]
     rows = {}
-    protocols = [name for name in PROTOCOLS if name != "own" or method in recipes.OWN_PROTOCOLS]
+    protocols = [name for name in PROTOCOLS if name != "own" or recipes.own_protocol_of(method)]
     for images, labels in itertools.product((None, *SELECTORS), protocols):
         its = stage("validate", student=student, images=images, labels=labels)
         folder = results_folder(its)
@@ -221,7 +221,7 @@ def report_cell(cell: Cell) -> Path:
     results = {row: found for row, folder in cell.rows.items() if (found := read_repeats(folder))}
     if not results:
         raise UserError(f"{cell.rows[settings.recipe]} has no results: run validate first")
-    name = f"{settings.dataset_name}_{settings.recipe}_ipc{settings.ipc}_{recipes.file_name(settings.model)}"
+    name = recipes.file_name(f"{settings.dataset_name}_{settings.recipe}_ipc{settings.ipc}_{settings.model}")
     path, curve = (reports_folder(settings) / f"{name}.{ending}" for ending in ("json", "png"))
     records = {name: read_record(cell.pool, name) for name in cell.teachers}
     content = {
@@ -303,8 +303,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments[:1] == ["--methods"] and len(arguments) in (3, 4):
         importlib.import_module("validate.tables").report_methods(*arguments[1:])  # which is made of what is here
         return
-    if arguments[:2] == ["--table", "2"] and len(arguments) == 3:
-        importlib.import_module("validate.tables").report_published(arguments[2])
+    if arguments[:1] == ["--table"] and len(arguments) == 3:
+        importlib.import_module("validate.tables").report_published(*arguments[1:])
         return
     if len(arguments) not in (3, 4) or arguments[0].startswith("-"):
         raise UserError(USAGE)

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from models.checkpoints import load_network
 from recover.batches import valid_range_of
-from recover.optimise import Plan, Stage, recover_batch
+from recover.optimise import Plan, Stage, adaptive_size, recover_batch
 from recover.terms import build_terms
 from tests.plain import PlainMatchedTeacher
 from utils.bn_matching.matching import MatchedTeacher
@@ -44,6 +45,28 @@ def test_the_work_of_a_plan():
     plan = plan_of((24, 32), (3, 5), RecoverSettings())
     assert plan.iterations == 8
     assert plan.pixels(10) == 3 * 10 * (3 * 24**2 + 5 * 32**2)
+
+
+@pytest.mark.parametrize(
+    ("step", "size"),
+    [
+        (0.0, 179),  # flat: 0.8 x 224, rounded down
+        (0.25, 179),  # TV 0.5, and 0.5 / 0.5 is more than 0.8
+        (0.35, 160),  # 224 x 0.5 / 0.7
+        (2.0, 128),  # the least
+    ],
+)
+def test_the_total_variation_decides_on_an_adaptive_size(step, size):
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    images = (step * (rows + columns)).expand(2, 3, 16, 16)  # neighbours differ by `step` in both directions
+    assert adaptive_size(images, 224) == size
+
+
+def test_only_stages_below_the_last_size_are_adaptive():
+    plan = replace(plan_of((200, 224, 180, 224), (1,) * 4, RecoverSettings()), adaptive=True)
+    images = torch.zeros(1, 3, 8, 8)
+    assert [plan.size_of(stage, images) for stage in plan.stages] == [179, 224, 179, 224]
+    assert replace(plan, adaptive=False).size_of(plan.stages[0], images) == 200
 
 
 def matched_teacher(name):

@@ -30,6 +30,7 @@ from utils.recipes.settings import (
     ValidateSettings,
 )
 from utils.recipes.teachers import teacher_training
+from utils.recipes.variants import changes_of, file_name, name_in, varied, with_own_patches
 from utils.run import settings as settings_module
 from utils.run.errors import UserError
 from utils.run.settings import Parser, StageSettings, check, parser_of
@@ -106,12 +107,14 @@ METHODS, OWN_PROTOCOLS = find_methods("recipe"), find_methods("own_protocol")
 
 
 def recipe_of(dataset: Dataset, method: str, ipc: int) -> Recipe:
-    """The recipe of a dataset, method and IPC (images per class, from 1 up); UserError if there is none."""
-    if method not in METHODS:
+    """The recipe of a dataset, method (or variant of one) and IPC (images per class, from 1 up); UserError if there is
+    none."""
+    name, changes = changes_of(method)
+    if name not in METHODS:
         raise UserError(f"no recipe for the method {method!r}; there are: {' '.join(METHODS)}")
     if ipc < 1:
         raise UserError(f"IPC {ipc}: a recipe makes at least 1 image per class")
-    return METHODS[method](dataset, ipc)
+    return with_own_patches(varied(METHODS[name](dataset, ipc), changes), changes)
 
 
 def teachers_of(dataset: Dataset, method: str, ipcs: Sequence[int] = IPCS) -> list[str]:
@@ -136,11 +139,6 @@ def draw_suffix(draw: int) -> str:
 def protocol_suffix(labels: str) -> str:
     """What names of results of a protocol end in: nothing for FADRM's."""
     return "" if labels == "views" else f"_{labels}"
-
-
-def file_name(model: str) -> str:
-    """A network's name as names of files and folders have it: timm:<name> without the colon."""
-    return model.replace(":", "_")
 
 
 def parse(stage: str, argv: Sequence[str] | None) -> Any:
@@ -206,7 +204,14 @@ def stage_of(
     student = student or recipe.validate.model
     rate, eta, _ = student_rate(dataset, method, student, ipc)
     recipe = recipe.set_in("validate", model=student, adamw_lr=rate, eta=eta)
-    return getattr(under(recipe, labels, method, dataset, ipc, OWN_PROTOCOLS.get(method)), stage)
+    name, changes = changes_of(method)
+    recipe = under(recipe, labels, name, dataset, ipc, own_protocol_of(method))
+    return getattr(varied(recipe, changes), stage)
+
+
+def own_protocol_of(method: str) -> Callable[..., Recipe] | None:
+    """A method's own way to label and train, if its file has one."""
+    return OWN_PROTOCOLS.get(changes_of(method)[0])
 
 
 def in_places(
@@ -232,8 +237,14 @@ def fill_places(settings: Any, environment: Mapping[str, str]) -> Any:
     where config.sh was not sourced.
     """
     recipe, model = getattr(settings, "recipe", None), getattr(settings, "model", None)
-    images = getattr(settings, "images", None) or recipe
+    real = getattr(settings, "images", None)
     protocol = getattr(settings, "labels", "views")
+
+    def named(*stages: str) -> str | None:
+        if real or recipe is None:
+            return recipe and f"{real}_by_{name_in(recipe, stages)}"
+        return name_in(recipe, ("patches", "recover", *stages))
+
     known = {
         "root": environment.get("Main_Data_Path") or None,
         **{name: environment.get(name) or None for name in ("train_dir", "val_dir", "patch_dir")},
@@ -245,8 +256,9 @@ def fill_places(settings: Any, environment: Mapping[str, str]) -> Any:
         "draw": draw_suffix(getattr(settings, "draw", 0)),
         "protocol": protocol_suffix(protocol),
         "store": protocol_suffix("fixed" if protocol in OF_WHOLE_IMAGES else protocol),
-        "images": images,
-        "labels": recipe if images == recipe else f"{images}_by_{recipe}",
+        "images": real or (recipe and name_in(recipe, ("patches", "recover"))),
+        "labels": named("relabel"),
+        "results": named("relabel", "validate"),
     }
     has_places = recipe is not None or isinstance(settings, ImageSettings)
     filled = {}

@@ -27,6 +27,8 @@ WORKERS = (0, 1024)
 EPOCHS = (1, 99_999)
 
 SOURCES = ("offline", "online")
+RESOLUTIONS = ("manual", "adaptive")
+LEAST_SIZE = 128  # pixels a side, of an adaptive stage
 WEIGHTINGS = ("equal", "prior")
 PROTOCOLS = ("views", "fixed", "hard", "own")
 OF_WHOLE_IMAGES = ("fixed", "hard")  # protocols with a label for each image, in each of its views the same; one store
@@ -162,6 +164,11 @@ class RecoverSettings(RecipeSettings):
         choices=("Patches", "Gaussian"),
         spellings={"Guassian": "Gaussian"},  # the published parser's
     )
+    resolution: str = younger(
+        "manual",
+        "adaptive: the total variation of the images decides on the size of smaller stages",
+        choices=RESOLUTIONS,
+    )
     sizes: tuple[int, ...] | None = shaping(
         None, "side of each stage in pixels (default: one stage)", "--input-size-lis --sizes", within=(1, 4096)
     )
@@ -251,6 +258,10 @@ class RecoverSettings(RecipeSettings):
             raise UserError("--initialisation-method Patches reads patches: name --patch-dir, or take Gaussian")
         if self.patch_dir is None and self.residual == "mix" and self.alpha < 1 and len(sizes) > 1:
             raise UserError(f"--alpha {self.alpha} merges patches: name --patch-dir, or take --alpha 1")
+        if self.resolution == "adaptive" and dataset.size <= LEAST_SIZE:
+            raise UserError(
+                f"--resolution adaptive goes down to {LEAST_SIZE} pixels: {dataset.name} has {dataset.size}"
+            )
         if self.class_share and not self.needs_real_images:
             raise UserError(f"--class-share {self.class_share} is of classes of real images: take --probe conv_input")
         if self.needs_real_images and set(sizes) - {dataset.size}:
@@ -354,7 +365,7 @@ class ValidateSettings(RecipeSettings):
     fkd_path: Path | None = folder(LABELS + "_bs{batch_size}_ipc{ipc}", "the label store: the whole folder")
     val_dir: Path | None = folder(VAL, OWN_VAL)
     output_dir: Path | None = folder(RESULTS, "results: <output-dir>/<dataset>/<exp-name>/seed<n>")
-    exp_name: str | None = folder("{labels}_ipc{ipc}_{model}{protocol}{draw}", "folder of this run's results")
+    exp_name: str | None = folder("{results}_ipc{ipc}_{model}{protocol}{draw}", "folder of this run's results")
     workers: int = setting(4, "processes that decode the validation images, once", "--workers -j", within=WORKERS)
     verify: bool = setting(False, "read all labels against their checksums first")
     epochs: int = shaping(300, "epochs; the store has at least as many", within=EPOCHS, group="training")
