@@ -3,7 +3,7 @@
 #
 #     bash run.sh                                        # the embedded dataset, FADRM+, IPC 10
 #     bash run.sh imagenet1k fadrm+ 10 ResNet18          # one cell of the paper's table
-#     bash run.sh DATASET METHOD IPC STUDENT --seed 0 1 2
+#     bash run.sh DATASET METHOD IPC STUDENT --seed 0 1 2 --draw 0 1 2 --labels views fixed hard
 #
 # Sets up what it needs. Every step is a command of its own, which skips what it has made already.
 
@@ -16,7 +16,7 @@ while [ $# -gt 0 ] && [[ "$1" != -* ]]; do cell+=("$1") && shift; done
 dataset="${cell[0]:-fashion_mnist}" method="${cell[1]:-fadrm+}" ipc="${cell[2]:-10}" student="${cell[3]:-}"
 [ ${#cell[@]} -le 4 ] || stop "'${cell[*]}': there are DATASET METHOD IPC STUDENT, then flags" || exit
 
-protocol_of "$@"
+take_flags "$@"
 
 case " $* " in *" --dry-run "*) stop "--dry-run is of a stage: give it to the stage's script" || exit ;; esac
 setup_python "$project/requirements.txt" || exit
@@ -46,13 +46,13 @@ step() {
 step data "$python" -m utils.data.prepare "$dataset"
 step teachers launch pretrain "$dataset" -- --recipe "$method"
 step patches launch patches "$dataset" "$method" "$ipc"
-step recover launch recover "$dataset" "$method" "$ipc"
-step relabel launch relabel "$dataset" "$method" "$ipc" -- "${protocol[@]}"
+step recover launch recover "$dataset" "$method" "$ipc" -- "${draws[@]}"
+step relabel launch relabel "$dataset" "$method" "$ipc" -- "${draws[@]}" "${protocol[@]}"
 step validate launch validate "$dataset" "$method" "$ipc" $student -- "$@"
 if [[ " ${protocol[*]} " == *" hard "* ]]; then # beside the whole set, at the cost of the cell's student
     step "whole set" launch pretrain "$dataset" $student -- --recipe "$method" --like-ipc "$ipc"
 fi
-draws=(--draw 0 1 2) # so that the baseline's spread has that of its images
+[ ${#draws[@]} -gt 0 ] || draws=(--draw 0 1 2) # so that the baseline's spread has that of its images
 step "random images" launch choose "$dataset" "$ipc" -- "${draws[@]}"
 step "random images: relabel" launch relabel "$dataset" "$method" "$ipc" -- --images random "${draws[@]}" "${protocol[@]}"
 step "random images: validate" launch validate "$dataset" "$method" "$ipc" $student -- --images random "${draws[@]}" "$@"

@@ -110,6 +110,17 @@ def test_the_steps_in_their_order(stand, words, cell):
     assert output == "".join(f"\n=== {step}\n" for step in STEPS)
 
 
+def test_draws_that_are_given_are_of_everything(stand, monkeypatch):
+    stand.run(*["cifar100", "fadrm", "7", "--draw", "1", "3"])
+    steps = {
+        name: [its.draw for its in runs]
+        for name, runs in parsed(stand, monkeypatch).items()
+        if hasattr(runs[0], "draw")
+    }
+    assert steps.keys() == {"recover", "relabel", "validate", *(name for name in STEPS if name.startswith("random"))}
+    assert all(draws == [1, 3] for draws in steps.values())
+
+
 @pytest.mark.parametrize(("labels", "is_there"), [("views", False), ("fixed hard", True), ("hard", True)])
 def test_hard_labels_stand_beside_the_whole_set_at_equal_compute(stand, labels, is_there):
     stand.run(*f"cifar100 fadrm 7 ResNet18 --labels {labels}".split())
@@ -195,30 +206,49 @@ def test_the_teachers_that_are_trained_are_those_that_are_asked(stand, monkeypat
 # Every method
 
 
-def test_all_methods_and_all_ways_to_choose_end_in_one_table(stand):
-    words = ["bash", str(ROOT / "compare.sh"), "cifar100", "10", "ResNet50", "--seed", "3"]
+def compare(stand, *words):
+    """What compare.sh ends with, says and calls."""
     environment = {name: value for name, value in os.environ.items() if name not in CONFIG}
     environment |= {"FADRM_PYTHON": str(stand.python), "Main_Data_Path": str(stand.folder / "data")}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")
-    calls = [" ".join(call) for call in stand.calls]
+    command = ["bash", str(ROOT / "compare.sh"), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr, [" ".join(call) for call in stand.calls]
+
+
+def test_all_methods_and_all_ways_to_choose_end_in_one_table(stand):
+    status, errors, calls = compare(stand, "cifar100", "10", "ResNet50", "--seed", "3")
+    assert (status, errors) == (0, "")
     checked = [call.split()[4] for call in calls if " --check " in call]
     assert sorted(checked) == sorted(recipes.METHODS)
-    assert all(call.endswith("10 ResNet50 --seed 3") for call in calls if " --check " in call)
-    chosen = [call.split("--selector ")[1] for call in calls if "--selector" in call]
+    assert all(call.endswith("10 ResNet50 --seed 3 --draw 0 1 2") for call in calls if " --check " in call)
+    chosen = [call.split("--selector ")[1].split()[0] for call in calls if "--selector" in call]
     assert chosen == ["easy", "medium", "herding", "k-centre", "coverage"]
     for selector in chosen:
-        assert f"-m relabel.relabel --dataset-name cifar100 --recipe fadrm+ --ipc 10 --images {selector}" in calls
+        assert (
+            f"-m relabel.relabel --dataset-name cifar100 --recipe fadrm+ --ipc 10 --images {selector} --draw 0 1 2"
+            in calls
+        )
     trained = "-m validate.validate --dataset-name cifar100 --recipe fadrm+ --ipc 10 --model ResNet50 --images coverage"
-    assert f"{trained} --seed 3" in calls
-    assert calls[-1] == "-m validate.report --methods cifar100 10 ResNet50"
+    assert f"{trained} --seed 3 --draw 0 1 2" in calls
+    assert calls[-1] == "-m validate.report --methods cifar100"
+
+
+def test_some_rows_alone_with_other_draws_and_labels(stand):
+    words = ["--rows", "rded coverage", "--labels", "fixed", "hard", "--draw", "4"]
+    status, errors, calls = compare(stand, "cifar100", "1", *words)
+    assert (status, errors) == (0, "")
+    assert [call.split()[4] for call in calls if " --check " in call] == ["rded"]
+    assert next(call for call in calls if "--selector" in call).endswith("--selector coverage --draw 4")
+    labelled = "--recipe fadrm+ --ipc 1 --images coverage --draw 4 --labels fixed hard"
+    assert f"-m relabel.relabel --dataset-name cifar100 {labelled}" in calls
+    assert "-m recover.recover --dataset-name cifar100 --recipe rded --ipc 1 --draw 4" in calls
+    status, errors, _ = compare(stand, "--rows")
+    assert status == 2 and errors.startswith("error: --rows: name methods and selectors behind it")
 
 
 def test_a_method_that_fails_ends_the_comparison(stand):
     stand.end_in('[ "$4 $5" != "fashion_mnist fadrm" ] || exit 2')
-    environment = {**os.environ, "FADRM_PYTHON": str(stand.python), "Main_Data_Path": str(stand.folder / "data")}
-    done = subprocess.run(["bash", str(ROOT / "compare.sh")], env=environment, capture_output=True, timeout=120)
-    assert done.returncode == 2
+    assert compare(stand)[0] == 2
     assert stand.calls[-1][3:5] == ["fashion_mnist", "fadrm"]
 
 
@@ -315,7 +345,9 @@ def test_help(stand, words, shell):
     status, output, errors = stand.run(*words.split(), shell=shell)
     assert (status, errors, stand.calls) == (0, "", [])
     assert output.startswith("From real images to a student's accuracy")
-    assert "\n    bash run.sh DATASET METHOD IPC STUDENT --seed 0 1 2\n" in output
+    assert (
+        "\n    bash run.sh DATASET METHOD IPC STUDENT --seed 0 1 2 --draw 0 1 2 --labels views fixed hard\n" in output
+    )
     assert "#" not in output.replace(" # ", "") and "launch" not in output
 
 

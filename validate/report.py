@@ -1,7 +1,7 @@
 """What came out: one student's accuracies, all seeds of a run, and one cell of the table beside the random baseline.
 
 python -m validate.report cifar100 fadrm+ 10 ResNet18
-python -m validate.report --methods cifar100 10 ResNet18      # all methods in one table
+python -m validate.report --methods cifar100                  # all methods in one table
 python -m validate.report --table 2 cifar100                  # a table of the paper, published beside measured
 """
 
@@ -43,8 +43,8 @@ TESTED = ("top1", "top5")  # what a line of metrics has where the student was te
 ONE_RUN = ("dataset", "method", "ipc", "student", "settings", "epochs", "test_images_sha256", "teachers")
 REPORT: Shape = {"seconds": float, "peak_memory_gib": float}
 USAGE = (
-    "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET IPC [STUDENT], or --table N "
-    "DATASET"
+    "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET [IPC [STUDENT]], or "
+    "--table N DATASET"
 )
 
 
@@ -300,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments[:1] == ["--check"]:
         check_cell(arguments[1:])
         return
-    if arguments[:1] == ["--methods"] and len(arguments) in (3, 4):
+    if arguments[:1] == ["--methods"] and len(arguments) in (2, 3, 4):
         importlib.import_module("validate.tables").report_methods(*arguments[1:])  # which is made of what is here
         return
     if arguments[:1] == ["--table"] and len(arguments) == 3:
@@ -321,10 +321,10 @@ def check_cell(words: Sequence[str]) -> None:
     recipe = recipes.recipe_of(cell.validate.dataset, cell.validate.recipe, cell.validate.ipc)
     named = ["--dataset-name", words[0], "--recipe", words[1], "--ipc", words[2], "--model", cell.validate.model]
     flags = words[count:]
-    for flag in ("--dataset-name", "--recipe", "--ipc", "--model", "--draw"):
+    for flag in ("--dataset-name", "--recipe", "--ipc", "--model"):
         if any(word == flag or word.startswith(f"{flag}=") for word in flags):
             raise UserError(f"{flag}: run.sh gives it; name DATASET METHOD IPC STUDENT in front, or call the stages")
-    for settings in recipes.parse_each("validate", [*named, *flags], "--labels --protocol"):
+    for settings in recipes.parse_each("validate", [*named, *flags], "--draw", "--labels --protocol"):
         require_labels_for(settings, words[0], words[1], words[2])
         amp_type(settings.amp, choose_device(settings.device), auto_on_cuda="off")
     for name in (cell.validate.model, *recipe.recover.teachers, *recipe.relabel.teachers, recipe.patches.observer):

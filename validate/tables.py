@@ -1,5 +1,6 @@
 """Tables of many cells: all methods beside real images, and the paper's beside what was measured here.
 
+    python -m validate.report --methods cifar100                  # everything that has results
     python -m validate.report --methods cifar100 10 ResNet18
     python -m validate.report --table 6 imagenet1k
 
@@ -11,10 +12,11 @@ missing stand below a table, one a line, and in the file beside it, which a job 
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils import recipes
 from utils.data.table import get_dataset
@@ -29,6 +31,7 @@ PUBLISHED = Path(recipes.__file__).with_name("published.csv")
 MEASURED = {"top1": "top-1 %", "seconds": "seconds an image", "gb": "peak GB"}
 DIGITS = {"top1": 1, "seconds": 2, "gb": 1}  # behind the point, as published
 OF_2X2 = "its rows equal those of 2 x 2 crops a patch in table 4, so factor is 2 here."
+BY, NOT_ABOVE = ", labels of ", "~"
 OUR_READING = {
     "1": OF_2X2,
     "5": f"{OF_2X2} SRe2L++ and G-VBSM are as in their own files.",
@@ -45,42 +48,94 @@ ELSEWHERE = {
 COST: Shape = {"seconds": float, "peak_memory_gib": float, "made": int, "processes": int, "device": str}
 
 
-def report_methods(dataset_name: str, ipc: str, student: str | None = None) -> Path:
-    """Print and write one table: every method of a dataset and IPC, and each variant that has results, beside real
-    images, and the commands of what is missing. Real images stand there once for each method whose labels they have.
+def report_methods(dataset_name: str, ipc: str | None = None, student: str | None = None) -> Path:
+    """Print and write one table of all results of a dataset: methods, their variants, and real images under the labels
+    of each; a column for each IPC, student and protocol. With an IPC, of that alone, and with the commands of methods
+    that have no results there.
 
-    Returns the file that it wrote. UserError where nothing has results.
+    Returns the file that it wrote. UserError where nothing has results; some that cannot be read are named and left
+    out.
     """
-    rows, missing, seen = [], [], set()
-    for method in [*recipes.METHODS, *variants_with_results(dataset_name, ipc, student)]:
-        cell = cell_of(dataset_name, method, ipc, student)
-        for row, folder in cell.rows.items():
-            if folder in seen:
-                continue
-            seen.add(folder)
-            results = read_repeats(folder)
-            is_real = " real images" in row
-            if results:
-                values = {key: spread(results, key) for key in ("top1", "best_top1")}
-                name = f"{row}, labels of {method}" if is_real else row
-                rows.append({"row": name, "real": is_real, "repeats": len(results), **values})
-            elif row == method:
-                missing.append(f"bash run.sh {dataset_name} {method} {ipc} {cell.validate.model}")
+    its = cell_of(dataset_name, next(iter(recipes.METHODS)), ipc or "10", student).validate
+    rows: dict[str, dict[str, Entry]] = {}
+    for entry in entries_of(results_folder(its).parent):
+        if ipc is None or (entry.ipc, entry.student) == (its.ipc, its.model):
+            rows.setdefault(entry.row, {})[entry.column] = entry
+    commands = {name: f"bash run.sh {dataset_name} {name} {its.ipc} {its.model}" for name in recipes.METHODS}
     if not rows:
-        raise UserError(f"no method has results on {dataset_name} at IPC {ipc}: {missing[0]} makes some")
-    rows.sort(key=lambda row: (row["real"], -row["top1"]["mean"]))
-    model = cell.validate.model
-    lines = [f"| {dataset_name}, IPC {ipc}, {model}: top-1 % | last | best | repeats |", "|---|---|---|---|"]
-    lines += [f"| {r['row']} | {shown(r['top1'])} | {shown(r['best_top1'])} | {r['repeats']} |" for r in rows]
-    path = reports_folder(cell.validate) / f"{dataset_name}_ipc{ipc}_{recipes.file_name(model)}.json"
-    return write_table(path, lines, {"dataset": dataset_name, "ipc": int(ipc), "student": model, "rows": rows}, missing)
+        where = f"{dataset_name} at IPC {ipc}" if ipc else dataset_name
+        raise UserError(f"no method has results on {where}: {next(iter(commands.values()))} makes some")
+    missing = [command for name, command in commands.items() if ipc and name not in rows]
+    columns = in_order(entry for row in rows.values() for entry in row.values())
+    names = sorted(rows, key=lambda row: rank_of(row, rows[row], columns))
+    heads, body = (
+        [f"{dataset_name}, top-1 %", *columns],
+        [[row, *(told(rows, row, c) for c in columns)] for row in names],
+    )
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *body)]
+    lines += ["", f"{NOT_ABOVE}: not above random images with the same labels by more than the larger of both spreads"]
+    entries = [rows[row][column]._asdict() for row in names for column in columns if column in rows[row]]
+    name = f"{dataset_name}_ipc{ipc}_{recipes.file_name(its.model)}" if ipc else f"{dataset_name}_all"
+    content = {"dataset": dataset_name, "entries": entries}
+    return write_table(reports_folder(its) / f"{name}.json", lines, content, missing)
 
 
-def variants_with_results(dataset_name: str, ipc: str, student: str | None) -> list[str]:
-    """The variants of methods that have results of a dataset, IPC and student, by name."""
-    settings = cell_of(dataset_name, next(iter(recipes.METHODS)), ipc, student).validate
-    found = results_folder(settings).parent.glob(f"*_ipc{ipc}_{recipes.file_name(settings.model)}*/seed*/settings.json")
-    return sorted({method for path in found if ":" in (method := str(read_json(path).get("method")))})
+class Entry(NamedTuple):
+    """What one row has in one column: top-1 of the last epoch and of the best, in percent, over so many repeats."""
+
+    row: str
+    ipc: int
+    student: str
+    labels: str
+    top1: Mapping[str, float | None]
+    best: Mapping[str, float | None]
+    repeats: int
+
+    @property
+    def column(self) -> str:
+        return f"IPC {self.ipc}, {self.student}" + ("" if self.labels == "views" else f", {self.labels}")
+
+
+def entries_of(folder: Path) -> Iterator[Entry]:
+    """All results of a dataset, draws and seeds together; says of those that cannot be read that they are left out."""
+    names = sorted({re.sub(r"_draw\d+$", "", path.parent.parent.name) for path in folder.glob("*/seed*/result.json")})
+    for name in names:
+        try:
+            results = read_repeats(folder / name)
+        except UserError as error:
+            print(f"left out: {error}", flush=True)
+            continue
+        first = results[0]
+        images, by, _ = name.partition(f"_ipc{first['ipc']}_")[0].partition("_by_")
+        whose = name.partition("_by_")[2].partition("_ipc")[0]
+        row = f"{images}{BY}{whose}" if by else str(first["method"])
+        labels = first.get("settings", {}).get("labels", "views")
+        spreads = (spread(results, key) for key in ("top1", "best_top1"))
+        yield Entry(row, first["ipc"], first["student"], labels, *spreads, len(results))
+
+
+def in_order(entries: Iterable[Entry]) -> list[str]:
+    """The columns of a table, FADRM's protocol first, then by IPC and student."""
+    ordered = sorted(entries, key=lambda entry: (entry.labels != "views", entry.labels, entry.ipc, entry.student))
+    return list(dict.fromkeys(entry.column for entry in ordered))
+
+
+def rank_of(row: str, entries: Mapping[str, Entry], columns: Sequence[str]) -> tuple:
+    """What rows are sorted by: methods before real images, the best of the first column first."""
+    return BY in row, [-entries[column].top1["mean"] if column in entries else 0.0 for column in columns]
+
+
+def told(rows: Mapping[str, Mapping[str, Entry]], row: str, column: str) -> str:
+    """A cell of the table of all results, marked where it is not above random images."""
+    entry = rows[row].get(column)
+    if entry is None:
+        return ""
+    random = rows.get(f"random{BY}{row.partition(BY)[2] or row}", {}).get(column)
+    text = f"{shown(entry.top1)} ({entry.repeats})"
+    if random is None or random is entry:
+        return text
+    noise = max(entry.top1["std"] or 0.0, random.top1["std"] or 0.0)
+    return text if entry.top1["mean"] - random.top1["mean"] > noise else f"{text} {NOT_ABOVE}"
 
 
 def report_published(number: str, dataset_name: str) -> Path:

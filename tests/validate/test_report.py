@@ -420,7 +420,6 @@ def test_a_cell_that_can_be_passes_its_check(words, tmp_path):
         ("cifar100 fadrm 10 ResNet18 --test-every 0", "--test-every 0: it must be from 1 to 99,999"),
         ("cifar100 fadrm 10 ResNet18 more --seed 1", "usage: "),
         ("cifar100 fadrm 10 --ipc 50", "--ipc: run.sh gives it"),
-        ("cifar100 fadrm 10 --draw=1", "--draw: run.sh gives it"),
         ("cifar100 fadrm 10 --epochs 1001", "--epochs 1001: this cell's labels have 1000"),
         ("cifar100 fadrm 10 --batch-size 32", "--batch-size 32: this cell's labels are made with 16"),
         ("cifar100 fadrm 10 --mix-type mixup", "--mix mixup: this cell's labels are made with cutmix"),

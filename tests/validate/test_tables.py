@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -9,30 +10,38 @@ import pytest
 
 from models.registry import check_network
 from tests.validate.test_report import config, folders_of, result, write_results  # noqa: F401 (a fixture)
-from utils.data.table import DATASETS
+from utils import recipes
+from utils.data.table import DATASETS, get_dataset
 from validate import report, tables
 from validate.report import cell_of
+
+CIFAR = get_dataset("cifar100")
+
+
+def ours(seed, top1, **others):
+    """A result of fadrm's with the recipe's student."""
+    return result(seed, top1, **{"student": "ResNet18", **others})
 
 
 def test_all_methods_stand_in_one_table_beside_real_images(capsys):
     cells = {method: cell_of("cifar100", method, "10") for method in ("fadrm", "edc")}
-    write_results(folders_of(cells["fadrm"])[0], result(0, (40.0, 44.0)), result(4, (42.0, 41.0)))
-    write_results(folders_of(cells["edc"])[0], result(0, (40.0, 50.0)))
+    write_results(folders_of(cells["fadrm"])[0], ours(0, (40.0, 44.0)), ours(4, (42.0, 41.0)))
+    write_results(folders_of(cells["edc"])[0], ours(0, (40.0, 50.0), method="edc"))
     random = folders_of(cells["fadrm"])[1]
-    write_results(random, result(0, (30.0, 31.0)))
-    write_results(random.with_name(random.name.replace("random", "coverage")), result(0, (30.0, 35.0)))
+    write_results(random, ours(0, (30.0, 31.0), method="random"))
+    write_results(random.with_name(random.name.replace("random", "coverage")), ours(0, (30.0, 35.0), method="coverage"))
     report.main(["--methods", "cifar100", "10"])
     printed = capsys.readouterr().out
-    assert [line for line in printed.splitlines() if line.startswith("| ")][1:] == [
-        "| edc | 50.00 | 50.00 | 1 |",
-        "| fadrm | 42.50 ± 2.12 | 43.00 ± 1.41 | 2 |",
-        "| coverage real images, labels of fadrm | 35.00 | 35.00 | 1 |",
-        "| random real images, labels of fadrm | 31.00 | 31.00 | 1 |",
+    assert [line for line in printed.splitlines() if line.startswith("| ")][2:] == [
+        "| edc | 50.00 (1) |",
+        "| fadrm | 42.50 ± 2.12 (2) |",
+        "| coverage, labels of fadrm | 35.00 (1) |",
+        "| random, labels of fadrm | 31.00 (1) |",
     ]
     assert "missing: bash run.sh cifar100 g-vbsm 10 ResNet18\n" in printed
     path = re.search("this table: (.*)", printed)[1]
     content = json.loads(Path(path).read_text())
-    assert [row["row"] for row in content["rows"]][:2] == ["edc", "fadrm"] and len(content["missing"]) == 5
+    assert [entry["row"] for entry in content["entries"]][:2] == ["edc", "fadrm"] and len(content["missing"]) == 5
     assert path.endswith("reports/cifar100_ipc10_ResNet18.json")
 
 
@@ -107,16 +116,67 @@ def test_costs_beside_what_is_measured(capsys):
 def test_variants_stand_in_the_table_of_methods_and_share_their_random_images(capsys):
     for method, top1 in (("fadrm", 50.0), ("fadrm:alpha=0.6", 51.0)):
         cell = cell_of("cifar100", method, "10")
-        write_results(folders_of(cell)[0], result(0, (40.0, top1)))
-        record = {"method": method}
-        (folders_of(cell)[0] / "seed0/settings.json").write_text(json.dumps(record))
-    write_results(folders_of(cell)[1], result(0, (40.0, 30.0)))
+        write_results(folders_of(cell)[0], ours(0, (40.0, top1), method=method))
+    write_results(folders_of(cell)[1], ours(0, (40.0, 30.0)))
     report.main(["--methods", "cifar100", "10"])
-    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:] == [
-        "| fadrm:alpha=0.6 | 51.00 | 51.00 | 1 |",
-        "| fadrm | 50.00 | 50.00 | 1 |",
-        "| random real images, labels of fadrm | 30.00 | 40.00 | 1 |",
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:] == [
+        "| fadrm:alpha=0.6 | 51.00 (1) |",
+        "| fadrm | 50.00 (1) |",
+        "| random, labels of fadrm | 30.00 (1) |",
     ]
+
+
+def test_everything_that_has_results_stands_in_one_table(capsys):
+    def of(method, ipc, student=None, **others):
+        settings = recipes.in_places("validate", CIFAR, method, ipc, os.environ, student=student, **others)
+        write_results(report.results_folder(settings), *(
+            result(seed, (40.0, top1), method=others.get("images", method), ipc=ipc, student=settings.model,
+                   settings={"labels": settings.labels})
+            for seed, top1 in enumerate(values[method, ipc, student, *others.values()])
+        ))  # fmt: skip
+
+    values = {
+        ("fadrm", 10, None): (50.0, 52.0),
+        ("edc", 10, None): (60.0,),
+        ("fadrm", 10, None, "random"): (48.0, 50.0),
+        ("fadrm", 1, None): (20.0,),
+        ("fadrm", 10, "ResNet50"): (55.0,),
+        ("fadrm", 10, None, "hard"): (30.0,),
+    }
+    names = {"random": "images", "hard": "labels"}
+    for method, ipc, student, *others in values:
+        of(method, ipc, student, **{names[word]: word for word in others})
+    report.main(["--methods", "cifar100"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [lines[0], *lines[2:]] == [
+        "| cifar100, top-1 % | IPC 1, ResNet18 | IPC 10, ResNet18 | IPC 10, ResNet50 | IPC 10, ResNet18, hard |",
+        "| fadrm | 20.00 (1) | 51.00 ± 1.41 (2) | 55.00 (1) | 30.00 (1) |",
+        "| edc |  | 60.00 (1) |  |  |",
+        "| random, labels of fadrm |  | 49.00 ± 1.41 (2) |  |  |",
+    ]
+    write_results(
+        report.results_folder(cell_of("cifar100", "fadrm", "10").validate),
+        ours(2, (40.0, 49.0), settings={"labels": "views"}),
+    )
+    report.main(["--methods", "cifar100", "10", "ResNet18"])
+    printed = capsys.readouterr().out
+    assert "| fadrm | 50.33 ± 1.53 (3) ~ | 30.00 (1) |\n" in printed  # within the spread of random images
+    path = Path(re.search("this table: (.*)", printed)[1])
+    entries = json.loads(path.read_text())["entries"]
+    assert {"row": "edc", "ipc": 10, "student": "ResNet18", "labels": "views", "repeats": 1}.items() <= entries[
+        0
+    ].items()
+
+
+def test_results_that_cannot_be_read_are_named_and_left_out(capsys):
+    write_results(folders_of(cell_of("cifar100", "fadrm", "10"))[0], result(0, (40.0, 50.0)))
+    broken = folders_of(cell_of("cifar100", "edc", "10"))[0]
+    write_results(broken, result(0, (40.0, 50.0)))
+    (broken / "seed0/result.json").write_text("{")
+    report.main(["--methods", "cifar100"])
+    printed = capsys.readouterr().out
+    assert f"left out: {broken / 'seed0/result.json'}" in printed and "| fadrm | 50.00 (1) |" in printed
+    assert "| edc" not in printed
 
 
 def test_what_is_published_has_names_that_exist():

@@ -48,9 +48,11 @@ launch() {
     exec "${run[@]}" > >(keep_log) 2> >(keep_log >&2)
 }
 
-# protocol_of FLAGS...: sets `protocol` to --labels or --protocol with its values, which relabel and validate both take.
-protocol_of() {
+# take_flags FLAGS...: sets `protocol` to --labels or --protocol with its values, which relabel and validate both take, and
+# `draws` to --draw with its, which are of every stage.
+take_flags() {
     protocol=($(grep -oE -- "--(labels|protocol)[ =][a-z]+( [a-z]+)*" <<<"$*"))
+    draws=($(grep -oE -- "--draw[ =][0-9]+( [0-9]+)*" <<<"$*"))
 }
 
 # keep_log: copy what comes to the log too, until it ends, whatever signals come meanwhile.
