@@ -26,7 +26,7 @@ while [ $# -gt 0 ]; do
 done
 
 take_flags "${flags[@]}"
-[[ "${protocol[*]}" != *own* ]] || stop "--protocol own is each method's own: compare by views, fixed or hard" || exit
+[[ "${protocol[*]}" != *own* ]] || stop "--protocol own is each method's own: compare by views, fixed, hard or plain" || exit
 [ ${#draws[@]} -gt 0 ] || { draws=(--draw 0 1 2) && flags+=("${draws[@]}"); }
 find_python || exit
 export FADRM_PYTHON="$python"

@@ -20,7 +20,7 @@ from models.teachers import read_record
 from utils import recipes
 from utils.data.table import get_dataset
 from utils.fkd.store import store_folder
-from utils.recipes.settings import PROTOCOLS, ValidateSettings
+from utils.recipes.settings import OF_WHOLE_IMAGES, PROTOCOLS, ValidateSettings
 from utils.recipes.teachers import WHOLE_DATA_TOP1
 from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
@@ -206,7 +206,7 @@ def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None
         made = [stage("relabel", draw=draw, images=images, labels=labels) for draw in draws or [0]]
         reports.setdefault(f"{images} images" if images else "recover", []).extend(its.syn_data_path for its in made)
         step = f"{images} images: relabel" if images else "relabel"
-        step += under.replace("hard", "fixed")  # whose store it takes
+        step += ", fixed" if labels in OF_WHOLE_IMAGES else under  # as stores are called
         reports.setdefault(step, []).extend(store_folder(its.fkd_path, its.batch_size, int(ipc)) for its in made)
     reports = {step: [folder / "report.json" for folder in dict.fromkeys(its)] for step, its in reports.items()}
     return Cell(validate, rows, stage("relabel").teachers, recover.model_pool_dir, reports)

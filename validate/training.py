@@ -14,10 +14,11 @@ from models.registry import build_network
 from models.testing import LabelledImages, accuracy
 from utils.data.distilled import on_device_if_fits
 from utils.data.table import Dataset
+from utils.fkd.dsa import Draws, augment_batches, draw_augmentation
 from utils.fkd.groups import GroupedNetwork, group_sizes
 from utils.fkd.losses import StudentLoss, Target
 from utils.fkd.store import LabelStore, read_epoch
-from utils.fkd.views import Epoch, ViewSettings, chunks_of_batches, render_views
+from utils.fkd.views import Epoch, ViewSettings, chunks_of_batches, render_views, uncropped
 from utils.recipes.settings import ValidateSettings
 from utils.run.background import one_ahead
 from utils.run.chunks import images_at_once
@@ -167,8 +168,13 @@ def train_student(
                 group["lr"] = rate
             torch.manual_seed(seed_for("student-noise", seed, epoch))  # dropout and the like
             learner.student.train()
+            draws = None
+            if settings.augmentation != "views":
+                stored = (uncropped(stored[0], dataset.size), stored[1])
+            if settings.augmentation == "dsa":
+                draws = draw_augmentation(len(images), settings.batch_size, seed, epoch, device)
             losses = train_epoch(
-                learner, settings, epoch, stored, store.settings, images, run.classes, dataset, progress
+                learner, settings, epoch, stored, store.settings, images, run.classes, dataset, progress, draws
             )
             patience = PATIENCE if scaler.is_enabled() else 1
             line = {"epoch": epoch, "lr": rate, "loss": mean_loss(losses, epoch, patience)}
@@ -204,13 +210,15 @@ def train_epoch(
     classes: Tensor,
     dataset: Dataset,
     progress: tqdm,
+    draws: Draws | None = None,
 ) -> Tensor:
     """One epoch in the stored order, one optimiser step a batch; the loss of each batch, on the device.
 
     learner: its student in training mode; number: the epoch's; stored: what the store has of it; images: the distilled
-    ones, uint8, N x 3 x S x S, on the device or in the host's memory; classes: theirs (N), in the host's memory. Each
-    batch is cut in micro-batches as relabel cut it, each normalised on its own: the student's BatchNorm sees the images
-    that the teachers' saw. All go forward and backward together, which adds their gradients up.
+    ones, uint8, N x 3 x S x S, on the device or in the host's memory; classes: theirs (N), in the host's memory; draws:
+    what augments the views further, if anything does. Each batch is cut in micro-batches as relabel cut it, each
+    normalised on its own: the student's BatchNorm sees the images that the teachers' saw. All go forward and backward
+    together, which adds their gradients up.
     """
     device, optimiser, scaler = learner.device, learner.optimiser, learner.scaler
     hard_labels = classes[stored[0].order.long()].to(device)
@@ -218,6 +226,8 @@ def train_epoch(
     losses = []
     for first, last in chunks_of_batches(views_of, learner.at_once):
         views = render_views(images, epoch, first, last, views_of, dataset)
+        if draws is not None:
+            views = augment_batches(views, draws, first, settings.batch_size)
         views = views.contiguous(memory_format=memory_format(device))
         places = slice(first * settings.batch_size, first * settings.batch_size + len(views))
         parts = (part.split(settings.batch_size) for part in (views, soft_labels[places], hard_labels[places]))

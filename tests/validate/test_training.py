@@ -1,6 +1,7 @@
 """The training of one student: how it starts, one epoch of it, what it leaves."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,9 @@ from recover import recover
 from relabel import relabel
 from tests.plain import plain_train_epoch
 from utils.data.distilled import read_distilled
-from utils.data.images import list_images, load_images
+from utils.data.images import list_images, load_images, normalise
 from utils.data.table import get_dataset
+from utils.fkd import dsa
 from utils.fkd import store as fkd
 from utils.fkd.losses import distillation_loss
 from utils.fkd.views import render_views
@@ -49,14 +51,22 @@ def settings_of(world, *words):
     return settings
 
 
-def run_of(world, *words):
-    """The run of seed 0, its test images and the label store."""
-    settings = settings_of(world, *words)
+def run_of(world, *words, **changes):
+    """The run of seed 0 and its test images. changes: of settings, beside those that the words give."""
+    settings = replace(settings_of(world, *words), **changes)
     store = fkd.open_store(settings.fkd_path)
     (run,) = validate.runs_of(settings, read_distilled(settings.original_data_path, FASHION), store, "0" * 64)
     run.place.mkdir(parents=True)
     paths, labels = list_images(world.val, FASHION)
     return run, LabelledImages(load_images(paths, FASHION), labels)
+
+
+def run_of_whole_images(world, augment):
+    """The same with a label for each image, in place of one for each view."""
+    words = world.relabel("--labels", "fixed", "--eval-mode", "T", labels="whole")
+    mix = words.index("--mix-type")
+    relabel.main(words[:mix] + words[mix + 2 :])
+    return run_of(world, "--fkd-path", f"{world.root}/fkd/whole_bs8_ipc2", labels="fixed", augmentation=augment)
 
 
 def test_weight_decay_is_for_weights_of_more_than_one_dimension():
@@ -246,8 +256,15 @@ OPTIMISERS = {"adamw": (), "sgd": ("--sgd", "--momentum", "0.9"), "ema": ("--ema
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS.values(), ids=OPTIMISERS)
 def test_a_training_that_goes_on_ends_with_the_same_weights(labelled, monkeypatch, optimiser):
-    """To the last bit, from a checkpoint after each of its epochs."""
-    run, test_set = run_of(labelled, "--epochs", "3", *optimiser)
+    check_going_on(*run_of(labelled, "--epochs", "3", *optimiser), monkeypatch)
+
+
+def test_a_training_with_drawn_views_goes_on_likewise(labelled, monkeypatch):
+    check_going_on(*run_of_whole_images(labelled, "dsa"), monkeypatch)
+
+
+def check_going_on(run, test_set, monkeypatch):
+    """To the last bit, from a checkpoint after each of three epochs."""
     learners = keep_learners(monkeypatch)
     train_student(run, test_set, FASHION, CPU, quiet=True)
     for epochs in (1, 2):
@@ -274,6 +291,32 @@ def keep_learners(monkeypatch):
     learners, prepare = [], training.prepare_student
     monkeypatch.setattr(training, "prepare_student", lambda *words: learners.append(prepare(*words)) or learners[-1])
     return learners
+
+
+@pytest.mark.parametrize("augment", ["views", "dsa", "none"])
+def test_what_a_student_of_whole_images_sees(labelled, monkeypatch, augment):
+    """The stored crops; the images in the stored order, augmented by what is drawn for the seed and the epoch; or these
+    as they are."""
+    run, test_set = run_of_whole_images(labelled, augment)
+    run, seen, prepare = run._replace(seed=3), [], training.prepare_student
+
+    def watched(*words):
+        learner = prepare(*words)
+        learner.student.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+        return learner
+
+    monkeypatch.setattr(training, "prepare_student", watched)
+    train_student(run, test_set, FASHION, CPU, quiet=True)
+    expected = []
+    for number in range(3):
+        epoch, _ = fkd.read_epoch(run.store, number)
+        views = normalise(run.images[epoch.order.long()], FASHION)
+        if augment == "views":
+            views = render_views(run.images, epoch, 0, 3, run.store.settings, FASHION)
+        elif augment == "dsa":
+            views = dsa.augment_batches(views, dsa.draw_augmentation(20, 8, 3, number, CPU), 0, 8)
+        expected.append(views)
+    assert torch.equal(torch.cat(seen), torch.cat(expected))
 
 
 def test_a_checkpoint_is_written_now_and_then_where_no_epoch_is_tested(labelled, monkeypatch):

@@ -98,6 +98,12 @@ def draw_epoch(settings: ViewSettings, epoch: int) -> Epoch:
     return Epoch(order.int(), crop.short(), flip.byte(), partner.int(), box.short(), lam.float(), tile_order)
 
 
+def uncropped(epoch: Epoch, size: int) -> Epoch:
+    """The same images in the same order, each whole and as it is; of an epoch without mixing and tiles."""
+    whole = torch.tensor((0, 0, size, size), dtype=epoch.crop.dtype)
+    return epoch._replace(crop=whole.expand_as(epoch.crop), flip=torch.zeros_like(epoch.flip))
+
+
 def sample_beta(count: int, alpha: float, generator: torch.Generator) -> Tensor:
     """count float64 draws from Beta(alpha, alpha), after Johnk (1964).
 

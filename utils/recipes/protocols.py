@@ -3,11 +3,12 @@
 views   FADRM's: a soft label for every augmented, mixed view (SL+KD)
 fixed   one soft label an image, of the image as it is (SL), after the re-implementation of CA2D
 hard    its class alone (HL), likewise
+plain   as views, but every view is the image itself, with its fixed label: "without augmentation" of DD-Ranking's ARS
 own     the method's paper's, where its file has one (`own_protocol`)
 
-All but `own` show a student as many images, so that they cost the same. Of CA2D's protocols the optimisers, rates,
-losses and schedules are here; its augmentation (DSA) is not: views are cropped and mirrored as for `views`, and not
-mixed. A store of fixed labels has them in each of its epochs, as many bytes as one of views.
+All but `own` show a student as many images, so that they cost the same. `fixed` and `hard` have CA2D's optimisers,
+rates, losses, schedules and augmentation (DSA, utils/fkd/dsa.py), which is drawn while the student trains. A store of
+fixed labels has them in each of its epochs, as many bytes as one of views.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from utils.run.errors import UserError
 FIXED = {"loss": "kl_squared", "temperature": 20.0, "adamw_lr": 0.001, "eta": 1.0, "schedule": "cosine"}
 HARD = {"loss": "cross_entropy", "optimizer": "sgd", "sgd_lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
 HARD |= {"schedule": "step"}
+CA2D = {"accumulation": 1, "augmentation": "dsa"}
+STUDENTS = {"fixed": FIXED | CA2D, "hard": HARD | CA2D, "plain": {"augmentation": "none"}}
 
 
 def under(
@@ -31,7 +34,7 @@ def under(
         if own is None:
             raise UserError(f"{method} has no protocol of its own here: leave --protocol own out")
         return own(recipe, dataset, ipc)
-    batch = recipe.validate.batch_size if dataset.name == "fashion_mnist" else min(256, dataset.num_classes * ipc)
+    as_views = labels == "plain" or dataset.name == "fashion_mnist"
+    batch = recipe.validate.batch_size if as_views else min(256, dataset.num_classes * ipc)
     recipe = recipe.set(mix=None, batch_size=batch, labels=labels)
-    recipe = recipe.set_in("relabel", eval_mode="T", tiles=1)
-    return recipe.set_in("validate", accumulation=1, **(FIXED if labels == "fixed" else HARD))
+    return recipe.set_in("relabel", eval_mode="T", tiles=1).set_in("validate", **STUDENTS[labels])

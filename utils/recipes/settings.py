@@ -30,12 +30,14 @@ SOURCES = ("offline", "online")
 RESOLUTIONS = ("manual", "adaptive")
 LEAST_SIZE = 128  # pixels a side, of an adaptive stage
 WEIGHTINGS = ("equal", "prior")
-PROTOCOLS = ("views", "fixed", "hard", "own")
-OF_WHOLE_IMAGES = ("fixed", "hard")  # protocols with a label for each image, in each of its views the same; one store
+PROTOCOLS = ("views", "fixed", "hard", "plain", "own")
+# protocols with a label for each image, in each of its views the same; one store for each batch size
+OF_WHOLE_IMAGES = ("fixed", "hard", "plain")
 PROTOCOL_HELP = (
-    "views: a soft label for each view; fixed: one for each image; hard: its class; own: as the method's paper labels "
-    "and trains"
+    "views: a soft label for each view; fixed: one for each image; hard: its class; plain: as views, but of images as "
+    "they are; own: as the method's paper labels and trains"
 )
+AUGMENTATIONS = ("views", "dsa", "none")
 AMP, COMPILE = ("auto", "off", "fp16", "bf16"), ("auto", "off", "on")
 COMPILE_HELP = "torch.compile, with CUDA graphs on CUDA; auto: on CUDA, and on a CPU where it wins its time back"
 SOURCE_HELP = "offline: teachers from --model-pool-dir; online: torchvision's IMAGENET1K_V1 weights"
@@ -374,6 +376,12 @@ class ValidateSettings(RecipeSettings):
         1, "micro-batches a batch is cut in", "--gradient-accumulation-steps", within=(1, 2**15)
     )
     labels: str = younger("views", PROTOCOL_HELP, "--labels --protocol", choices=PROTOCOLS)
+    augmentation: str = younger(
+        "views",
+        "views: those of the store; where a label is of the whole image, dsa: drawn as the student trains; none",
+        "--augment",
+        choices=AUGMENTATIONS,
+    )
     loss: str = shaping("kl", "what the student minimises", choices=LOSSES)
     gamma: float = younger(0.1, "weight of the cross-entropy in mse_ce", within=WEIGHT)
     ema: float = younger(0.0, "test a running mean of the weights, of which each step keeps this share", within=SHARE)
@@ -415,6 +423,11 @@ class ValidateSettings(RecipeSettings):
         if self.labels != "views" and self.recipe is None:
             raise UserError(
                 f"--labels {self.labels} stands for settings of a recipe: name --recipe, or give these one by one"
+            )
+        if self.augmentation != "views" and self.labels not in OF_WHOLE_IMAGES:
+            raise UserError(
+                f"--augment {self.augmentation}: labels of views are for the stored views alone; take one of --labels "
+                f"{' '.join(OF_WHOLE_IMAGES)}"
             )
         if len(set(self.seed)) != len(self.seed):
             raise UserError(f"--seed {' '.join(map(str, self.seed))}: each seed once")

@@ -36,11 +36,25 @@ def test_fixed_and_hard_have_one_store_and_students_of_their_own():
     assert found == ("kl_squared", 20, 0.001, 1, "cosine", 1)
     found = (other.loss, other.optimizer, other.sgd_lr, other.momentum, other.weight_decay, other.schedule)
     assert found == ("cross_entropy", "sgd", 0.01, 0.9, 5e-4, "step")
+    assert (student.augmentation, other.augmentation) == ("dsa", "dsa")
     assert stages("fixed", ipc=1)[0].batch_size == 100  # no more than there are images
 
 
+@pytest.mark.parametrize(
+    ("dataset", "method", "others"), [("cifar100", "fadrm+", {}), ("imagenet1k", "rded", {"tiles": 1})]
+)
+def test_plain_is_views_but_for_what_is_seen_and_its_labels(dataset, method, others):
+    plain, views = (stages(labels, method, get_dataset(dataset)) for labels in ("plain", "views"))
+    changed = [
+        {name: value for name, value in vars(one).items() if value != getattr(other, name)}
+        for one, other in zip(plain, views, strict=True)
+    ]
+    assert changed[0] == {"labels": "plain", "mix": None, "eval_mode": "T", **others}
+    assert changed[1] == {"labels": "plain", "mix": None, "augmentation": "none"}
+
+
 def test_as_many_images_are_shown_under_each():
-    epochs = {labels: stages(labels)[1].epochs for labels in ("views", "fixed", "hard")}
+    epochs = {labels: stages(labels)[1].epochs for labels in ("views", "fixed", "hard", "plain")}
     assert set(epochs.values()) == {1000}
 
 
@@ -77,13 +91,14 @@ def test_a_method_without_one_says_so():
 def test_places_are_apart():
     root = {"Main_Data_Path": "/r", "val_dir": "/v", "train_dir": "/t", "patch_dir": "/p"}
     found = {}
-    for labels in ("views", "fixed", "hard", "own"):
+    for labels in ("views", "fixed", "hard", "plain", "own"):
         settings = recipes.in_places("validate", CIFAR, "edc", 10, root, labels=labels, draw=2)
         found[labels] = (settings.fkd_path.name, settings.exp_name)
     assert found == {
         "views": ("edc_draw2_bs16_ipc10", "edc_ipc10_ResNet18_draw2"),
         "fixed": ("edc_fixed_draw2_bs256_ipc10", "edc_ipc10_ResNet18_fixed_draw2"),
         "hard": ("edc_fixed_draw2_bs256_ipc10", "edc_ipc10_ResNet18_hard_draw2"),
+        "plain": ("edc_fixed_draw2_bs16_ipc10", "edc_ipc10_ResNet18_plain_draw2"),
         "own": ("edc_own_draw2_bs50_ipc10", "edc_ipc10_ResNet18_own_draw2"),
     }
 
@@ -91,19 +106,39 @@ def test_places_are_apart():
 def test_all_protocols_of_a_cell_in_one_report(folders, capsys):  # noqa: F811
     through_all_stages("edc", "--optimization-budgets", "2")
     words = ["--dataset-name", "fashion_mnist", "--recipe", "edc", "--ipc", "2", "--device", "cpu"]
-    relabel.main([*words, "--labels", "fixed", "hard", "own", "--epochs", "2"])
-    validate.main([*words, "--labels", "fixed", "hard", "own", "--epochs", "2", "--seed", "0", "--workers", "0"])
+    relabel.main([*words, "--labels", "fixed", "hard", "plain", "own", "--epochs", "2"])
+    validate.main(
+        [*words, "--labels", "fixed", "hard", "plain", "own", "--epochs", "2", "--seed", "0", "--workers", "0"]
+    )
     content = json.loads(report_cell(cell_of("fashion_mnist", "edc", "2")).read_text())
-    assert list(content["accuracy"]) == ["edc", "edc, fixed", "edc, hard", "edc, own"]
-    assert {"relabel", "relabel, fixed", "relabel, own"} <= content["steps"].keys()
+    assert list(content["accuracy"]) == ["edc", "edc, fixed", "edc, hard", "edc, plain", "edc, own"]
+    assert [step for step in content["steps"] if "relabel" in step] == ["relabel", "relabel, fixed", "relabel, own"]
     assert "edc, own: validate" in content["steps"]
     assert "ConvNetBN_W32_own" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("labels", ["fixed", "hard", "own"])
+@pytest.mark.parametrize("labels", ["fixed", "hard", "plain", "own"])
 def test_a_protocol_is_a_recipes(world, refusal, labels):
     words = world.validate("--protocol", labels)
     assert f"--labels {labels} stands for settings of a recipe: name --recipe" in refusal(validate.main, words)
+
+
+def test_stored_views_have_labels_of_their_own(world, refusal):
+    message = "--augment dsa: labels of views are for the stored views alone; take one of --labels fixed hard plain"
+    assert message in refusal(validate.main, world.validate("--augment", "dsa"))
+
+
+def test_results_without_dsa_are_others(folders):  # noqa: F811
+    through_all_stages("fadrm", "--optimization-budgets", "2", "2", "2", "2")
+    words = ["--dataset-name", "fashion_mnist", "--recipe", "fadrm", "--ipc", "2", "--device", "cpu", "--epochs", "2"]
+    words += ["--labels", "hard"]
+    relabel.main(words)
+    words += ["--workers", "0", "--seed"]
+    validate.main([*words, "0", "--augment", "views"])
+    (path,) = folders.rglob("*_hard/seed0/result.json")
+    assert "augment" not in json.loads(path.read_text())["settings"]  # as in results from before there was the setting
+    with pytest.raises(UserError, match=r"other settings: settings\.augment \(none there, \"dsa\" here\);"):
+        validate.main([*words, "1"])
 
 
 def test_norms_are_of_running_statistics(world, refusal):
