@@ -128,6 +128,15 @@ def test_hard_labels_stand_beside_the_whole_set_at_equal_compute(stand, labels, 
     assert ([*whole, "--like-ipc", "7"] in stand.calls) is is_there
 
 
+def test_protocols_are_those_of_labels_and_students(stand):
+    """Also of random images."""
+    stand.run("cifar100", "fadrm", "10", "ResNet18", "--labels", "views", "hard", "plain", "--seed", "3")
+    asked = {(call[1], "random" in call): " ".join(call).partition(" --labels ")[2] for call in stand.calls}
+    for is_random in (False, True):
+        assert asked["relabel.relabel", is_random] == "views hard plain"
+        assert asked["validate.validate", is_random] == "views hard plain --seed 3"
+
+
 # What the steps make of their words
 
 CELLS = ["fashion_mnist fadrm+ 10", "imagenet1k fadrm+ 1 ResNet18", "cifar100 fadrm 50 timm:resnet18 --seed 3"]

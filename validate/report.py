@@ -2,6 +2,7 @@
 
 python -m validate.report cifar100 fadrm+ 10 ResNet18
 python -m validate.report --methods cifar100                  # all methods in one table
+python -m validate.report --ranking cifar100 10 ResNet18      # DD-Ranking's scores of all methods
 python -m validate.report --table 2 cifar100                  # a table of the paper, published beside measured
 """
 
@@ -43,9 +44,15 @@ TESTED = ("top1", "top5")  # what a line of metrics has where the student was te
 ONE_RUN = ("dataset", "method", "ipc", "student", "settings", "epochs", "test_images_sha256", "teachers")
 REPORT: Shape = {"seconds": float, "peak_memory_gib": float}
 USAGE = (
-    "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET [IPC [STUDENT]], or "
-    "--table N DATASET"
+    "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET [IPC [STUDENT]], or --ranking "
+    "DATASET IPC [STUDENT], or --table N DATASET"
 )
+# What is made of what is here: the function and how many words it takes, by its flag.
+TABLES = {
+    "--methods": ("validate.tables", "report_methods", (1, 2, 3)),
+    "--ranking": ("validate.ranking", "report_ranking", (2, 3)),
+    "--table": ("validate.tables", "report_published", (2,)),
+}
 
 
 def accuracies(metrics: list[dict]) -> dict[str, float | int]:
@@ -300,11 +307,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments[:1] == ["--check"]:
         check_cell(arguments[1:])
         return
-    if arguments[:1] == ["--methods"] and len(arguments) in (2, 3, 4):
-        importlib.import_module("validate.tables").report_methods(*arguments[1:])  # which is made of what is here
-        return
-    if arguments[:1] == ["--table"] and len(arguments) == 3:
-        importlib.import_module("validate.tables").report_published(*arguments[1:])
+    if arguments and arguments[0] in TABLES:
+        module, function, counts = TABLES[arguments[0]]
+        if len(arguments) - 1 not in counts:
+            raise UserError(USAGE)
+        getattr(importlib.import_module(module), function)(*arguments[1:])
         return
     if len(arguments) not in (3, 4) or arguments[0].startswith("-"):
         raise UserError(USAGE)
