@@ -12,10 +12,10 @@ A score is that of one seed: of the student with that seed on the set and on ran
 row has mean and deviation over the seeds that all its runs share, so that the deviation is that of students alone:
 draws are averaged out, and the whole set is trained on once.
 
-DD-Ranking's package differs. It takes the best test accuracy of a run, here it is that of the last epoch; it searches
+DD-Ranking's package differs: it takes the best test accuracy of a run, here it is that of the last epoch; it searches
 learning rates on the test set, here they are the recipe's; it draws random images once for each of five runs, here
-there are three draws for each seed. Its hard labels go without DSA. The whole set is trained on by a recipe of its own,
-here as the teacher of the student's name is, by models.pretrain.
+there are three draws for each seed; it augments no batch of hard labels unless told to, here these have DSA; and it has
+a recipe of its own for the whole set, here that is trained on as a teacher of the student's name, by models.pretrain.
 """
 
 import math
