@@ -23,6 +23,7 @@ from models.teachers import recorded_accuracies
 from recover import batches
 from recover.batches import Batch
 from recover.committee import Committee
+from recover.measures import Measures, is_measured, measures_folder, measures_path
 from recover.optimise import Plan, Stage, Step, recover_batch
 from recover.real_images import Real, observe_real_images, real_images_digest
 from recover.terms import build_terms
@@ -37,6 +38,7 @@ from utils.recipes.settings import RecoverSettings
 from utils.run.background import BackgroundWriter
 from utils.run.device import choose_device, memory_format
 from utils.run.errors import UserError, run_entry
+from utils.run.files import remove
 from utils.run.precision import Work, amp_type, compiled, is_compiled
 from utils.run.randomness import generator_for
 from utils.run.records import check_record
@@ -86,17 +88,19 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     committee = COMMITTEES[settings.committee](settings)
     real = observe_in_turns(settings, loaded, dataset, device, real_images, team)
     teachers = match_teachers(settings, loaded, plan, dataset, device, real)
-    verifier = load_verifier(settings, dataset, device)
+    verifier, reference = load_verifier(settings, dataset, device), load_reference(settings, dataset, device)
     valid_range = batches.valid_range_of(dataset, device)
-    started, made = start_run(device), 0
+    started, made, unmeasured = start_run(device), 0, 0
     mine = [*team.share(missing), *team.share([batch for batch in work if batch not in missing])]
     progress = tqdm(total=len(mine) * plan.iterations, desc="recover", unit="it", disable=not team.is_main)
     with progress, BackgroundWriter() as writer:
         for batch in mine:
             patches = batches.read_patches(settings, batch, dataset)
             digest = batches.batch_digest(made_with, patches)
-            paths = batch.paths(folder, dataset)
+            paths, place = batch.paths(folder, dataset), measures_path(folder, batch)
+            about = about_measures(settings, batch, reference, digest) if reference else None
             if all(is_made_with(path, digest, dataset.size) for path in paths):
+                unmeasured += about is not None and not is_measured(place, about)
                 progress.update(plan.iterations)
                 continue
             generator = generator_for(settings.seed + settings.draw, "recover", dataset.name, *batch.key)
@@ -107,23 +111,42 @@ def recover(settings: RecoverSettings, team: Team) -> None:
                     teacher.begin(labels, generator)
             ask = partial(asked, committee, teachers, batch)
             residual = RESIDUALS[settings.residual](settings, patches)
-            watch = partial(look_on, batch=batch, labels=labels, verifier=verifier, progress=progress)
+            measures = None
+            if about is not None:
+                measures = Measures(about, reference.module, start, labels, plan.iterations, dataset)
+                residual = measures.around(residual)
+            watch = partial(
+                look_on, batch=batch, labels=labels, verifier=verifier, measures=measures, progress=progress
+            )
             try:
                 images = recover_batch(start, labels, plan, ask, residual, valid_range, generator, dtype, watch)
             except UserError as error:
                 raise UserError(f"{batch}: {error}") from None
             check_record(record_path(folder), made_with, "distilled images", write=True)
+            if measures is not None:
+                writer.submit(measures.write, place)  # before the images, which say that the batch is done
+            else:
+                remove(place)  # measures of images that were here before
             if settings.store_initialised_images:
                 initial = batch.paths(folder.with_name(f"{folder.name}_initialised"), dataset)
                 writer.submit(write_distilled, initial, to_pixels(start, dataset).cpu(), digest)
             writer.submit(write_distilled, paths, to_pixels(images, dataset).cpu(), digest)
             made += len(paths)
-    made = team.total(made)
+    made, unmeasured = team.total(made), team.total(unmeasured)
     if team.is_main:
         sheet = folder / "contact_sheet.png"
         if made or not sheet.exists():
             batches.draw_contact_sheet(sheet, settings, folder, dataset, work)
         files = {"contact sheet": str(sheet)}
+        if reference is not None:
+            files["measures"] = str(measures_folder(folder))
+        if unmeasured:
+            print(
+                f"note: {unmeasured} of the batches were there already, without measures every "
+                f"{settings.measure_every} iterations by {reference.name}: move {folder} away, and the same command "
+                f"makes the same images and measures them",
+                flush=True,
+            )
         note = is_compiled(teachers)
         report_run("recover", folder / "report.json", device, started, made, "images", files, team.count, compiled=note)
 
@@ -191,9 +214,18 @@ def asked(
     return [(teachers[place], weight) for place, weight in committee(batch, iteration)]
 
 
-def look_on(step: Step, batch: Batch, labels: torch.Tensor, verifier: nn.Module | None, progress: tqdm) -> None:
-    """Move the bar; now and then print what the verifier thinks of the images."""
+def look_on(
+    step: Step,
+    batch: Batch,
+    labels: torch.Tensor,
+    verifier: nn.Module | None,
+    measures: Measures | None,
+    progress: tqdm,
+) -> None:
+    """Move the bar; now and then measure the images, or print what the verifier thinks of them."""
     progress.update()
+    if measures is not None:
+        measures.after(step)
     if verifier is not None and step.iteration % VERIFY_EVERY == VERIFY_EVERY - 1:
         right = (verifier(step.images).argmax(dim=1) == labels).float().mean().item()
         progress.write(f"{batch}, iteration {step.iteration + 1}: verifier accuracy {right:.1%}")
@@ -207,6 +239,28 @@ def load_verifier(settings: RecoverSettings, dataset: Dataset, device: torch.dev
     if path is not None:
         return load_network(settings.verifier_arch, dataset, path).to(device)
     return load_teacher(settings.verifier_arch, dataset, settings.model_pool_dir, settings.source).module.to(device)
+
+
+def load_reference(settings: RecoverSettings, dataset: Dataset, device: torch.device) -> Teacher | None:
+    """The network that measures, if one is asked for: a copy of its own, since teachers note what they see."""
+    if not settings.measure_every:
+        return None
+    name = settings.reference or settings.teachers[0]
+    teacher = load_teacher(name, dataset, settings.model_pool_dir, settings.source)
+    teacher.module.to(device)
+    return teacher
+
+
+def about_measures(settings: RecoverSettings, batch: Batch, reference: Teacher, digest: str) -> dict[str, object]:
+    """What the measures of a batch are of: the first line of its file."""
+    return {
+        "batch": str(batch),
+        "images": len(batch.members),
+        "reference": reference.name,
+        "reference_sha256": reference.sha256,
+        "every": settings.measure_every,
+        "made_with": digest,
+    }
 
 
 if __name__ == "__main__":

@@ -211,6 +211,13 @@ class RecoverSettings(RecipeSettings):
     verifier: bool = setting(False, "print a network's accuracy on the images as they form", group="verifier")
     verifier_arch: str = setting("ResNet18", "that network")
     verifier_weight_path: Path | None = setting(None, "its weights (default: <model-pool-dir>/<arch>)")
+    measure_every: int = setting(
+        0,
+        "iterations between two looks at the loss and the images, kept in <exp-name>_measures (0: none)",
+        within=INDEX,
+        group="measures",
+    )
+    reference: str | None = setting(None, "the network that looks (default: the first teacher)")
 
     def resolved(self) -> Self:
         sizes, budgets, end = self.sizes, self.budgets, self.ipc_end
