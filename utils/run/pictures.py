@@ -43,17 +43,45 @@ def _tile(image: Image.Image) -> Image.Image:
 
 def accuracy_curves(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Path:
     """Draw accuracy in percent over epochs, one line a name. Returns `path`."""
+    return draw_curves(path, {"top-1 accuracy, %": curves}, "epoch", title)
+
+
+def draw_curves(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
+    xlabel: str,
+    title: str,
+    marks: Mapping[str, Sequence[int]] | None = None,
+) -> Path:
+    """Draw panels of curves, two side by side where there are several: `panels[what][name]` is a line of points.
+
+    A name has its colour in all panels; marks: where dotted lines stand upright in it. Returns `path`.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # they take a third of a second to import
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(6 * columns, 4 * rows), layout="constrained")
     FigureCanvasAgg(figure)  # no display, no global state
-    axes = figure.subplots()
-    for name, points in curves.items():
-        epochs, accuracies = zip(*points, strict=True)
-        axes.plot(epochs, accuracies, marker="o", markersize=3, label=name)
-    axes.set(title=title, xlabel="epoch", ylabel="top-1 accuracy, %")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    handles = {}
+    for axes, (what, curves) in zip(grid, panels.items(), strict=False):
+        for name, points in curves.items():
+            colour = f"C{names.index(name)}"
+            (handles[name],) = axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=name)
+            for place in (marks or {}).get(name, ()):
+                axes.axvline(place, color=colour, linestyle=":", linewidth=1)
+        axes.set(xlabel=xlabel, ylabel=what)
+        axes.grid(alpha=0.3)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    if len(panels) == 1:
+        grid[0].set_title(title)
+        grid[0].legend(loc="lower right")
+    else:
+        figure.suptitle(title)
+        figure.legend(handles=handles.values(), loc="outside lower center", ncols=2)
     write_whole(path, lambda part: figure.savefig(part, format="png", dpi=120))
     return path

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.run.pictures import GAP, TILE, accuracy_curves, contact_sheet
+from utils.run.pictures import GAP, TILE, accuracy_curves, contact_sheet, draw_curves
 
 COLOURS = ("red", "lime", "blue", "yellow", "magenta", "cyan")
 
@@ -61,3 +61,19 @@ def test_accuracy_curves(tmp_path):
 
 def test_no_window_system_is_asked_for():
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_panels_of_curves(tmp_path):
+    panels = {"one": {"a": [(0, 1.0), (5, 2.0)]}, "two": {"b": [(0, 1.0)]}, "three": {"b": [(1, 1.0), (2, 3.0)]}}
+    sizes, counts = [], []
+    for marks in (None, {"a": [2]}, {"b": [1]}):
+        with Image.open(draw_curves(tmp_path / "curves.png", panels, "step", "a title", marks=marks)) as image:
+            sizes.append(image.size)
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        excess = pixels[..., 2] - pixels[..., 0]  # blue over red: the first name is blue, the second orange
+        counts.append(((excess > 50).sum(), (excess < -50).sum()))
+    (blue, orange), with_blue, with_orange = counts
+    assert with_blue[0] > blue > 0 and with_blue[1] == orange
+    assert with_orange[1] > orange > 0 and with_orange[0] == blue
+    with Image.open(draw_curves(tmp_path / "single.png", {"one": panels["one"]}, "step", "a title")) as image:
+        assert sizes == [(2 * image.width, 2 * image.height)] * 3
