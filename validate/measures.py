@@ -1,9 +1,8 @@
 """What became of the images on the way: the measures of recover (--measure-every), method beside method.
 
-python -m validate.measures cifar100 10 fadrm+ sre2l++
+python -m validate.measures cifar100 10 fadrm fadrm:alpha=1 sre2l++
 
-A method is a recipe's name, or whatever else a folder of images is called before its _ipc<N>: what
-`--exp-name fadrm-alone_ipc10` made is the method fadrm-alone. Figure 3 and table 12 of the paper are of this kind.
+Figure 3 and table 12 of the paper are of this kind.
 """
 
 import os
@@ -14,7 +13,6 @@ from typing import NamedTuple
 from recover.measures import measures_folder, read_measures
 from utils import recipes
 from utils.data.table import Dataset, get_dataset
-from utils.recipes.settings import ValidateSettings
 from utils.run.errors import UserError, run_entry
 from utils.run.pictures import draw_curves
 from utils.run.settings import Parser
@@ -67,8 +65,9 @@ def report_measures(dataset: Dataset, ipc: int, methods: Sequence[str]) -> Path:
     terms = list(dict.fromkeys(name for course in courses.values() for line in course.plain for name in line["terms"]))
     lines = [*table_of(courses, terms), "", *merges_of(courses)]
     content = {"dataset": dataset.name, "ipc": ipc, "methods": {m: course._asdict() for m, course in courses.items()}}
-    name = f"{dataset.name}_ipc{ipc}_measures_{'_'.join(methods)}"
-    path, picture = (reports_folder(settings_of(dataset, ipc, methods[0])) / f"{name}.{end}" for end in ("json", "png"))
+    place = reports_folder(recipes.in_places("validate", dataset, methods[0], ipc, os.environ))
+    name = recipes.file_name(f"{dataset.name}_ipc{ipc}_measures_{'_'.join(methods)}")
+    path, picture = (place / f"{name}.{ending}" for ending in ("json", "png"))
     if not (path.exists() and picture.exists() and holds(path, {**content, "missing": []})):
         draw(picture, courses, terms, f"{dataset.name}, IPC {ipc}")
     write_table(path, lines, content, missing=[])
@@ -76,21 +75,14 @@ def report_measures(dataset: Dataset, ipc: int, methods: Sequence[str]) -> Path:
     return path
 
 
-def settings_of(dataset: Dataset, ipc: int, method: str) -> ValidateSettings:
-    """Where the images of a method are, and what is made of them."""
-    recipe = method if method in recipes.METHODS else next(iter(recipes.METHODS))
-    return recipes.in_places("validate", dataset, recipe, ipc, os.environ, images=method)
-
-
 def read_course(dataset: Dataset, ipc: int, method: str) -> Course:
     """The measures of a method's images; UserError where there are none, or not of one kind."""
-    folder = settings_of(dataset, ipc, method).original_data_path
+    recover = recipes.in_places("recover", dataset, method, ipc, os.environ)
+    folder = recover.syn_data_path / recover.exp_name
     place = measures_folder(folder)
     files = [read_measures(path) for path in sorted(place.glob("*.jsonl"))]
-    is_recipe = method in recipes.METHODS
-    name = "" if is_recipe else f" --exp-name {folder.name}"
-    command = f"bash recover/scripts/{dataset.name}/recover.sh {method if is_recipe else 'METHOD'} {ipc}{name} "
-    again = f"move {folder} away if it is there, then run `{command}--measure-every 50`"
+    command = f"bash recover/scripts/{dataset.name}/recover.sh {method} {ipc} --measure-every 50"
+    again = f"move {folder} away if it is there, then run `{command}`"
     if not files:
         raise UserError(f"{place} has no measures: {again}")
     abouts = [file[0] for file in files]

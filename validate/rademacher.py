@@ -87,7 +87,7 @@ def report_complexity(given: Namespace) -> Path:
             rows.append({**row, "published": PUBLISHED.get(network)})
     about = {name: getattr(given, name) for name in ("dataset", "method", "ipc", *POSITIVE)}
     place = reports_folder(recipes.in_places("validate", dataset, given.method, given.ipc, os.environ))
-    path = place / f"{dataset.name}_{given.method}_ipc{given.ipc}_rademacher.json"
+    path = place / recipes.file_name(f"{dataset.name}_{given.method}_ipc{given.ipc}_rademacher.json")
     return write_table(path, table_of(rows, about), {**about, "rows": rows}, missing=[])
 
 

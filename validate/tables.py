@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from utils import recipes
 from utils.data.table import get_dataset
 from utils.run.errors import UserError
-from utils.run.files import read_json, write_json, write_whole
+from utils.run.files import read_json, remove, write_json, write_whole
 from utils.run.records import Shape, check_shape
 from validate.report import cell_of, holds, read_repeats, reports_folder, results_folder, shown, spread
 
@@ -205,13 +205,18 @@ def beside(row: Mapping[str, Any], key: str) -> tuple[str, str, str]:
     return "" if published is None else f"{published:.{DIGITS[key]}f}", told, difference
 
 
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
 def write_table(path: Path, lines: Sequence[str], content: dict[str, object], missing: Sequence[str]) -> Path:
     """Print a Markdown table with the commands of what is missing; write it as JSON and Markdown where it changed."""
     content = {**content, "missing": list(missing)}
     if not holds(path, content):
         write_json(path, content)
-        for ending, text in ((".md", lines), (".missing.txt", missing)):
-            whole = "".join(f"{line}\n" for line in text)
-            write_whole(path.with_suffix(ending), lambda part, whole=whole: part.write_text(whole, encoding="utf-8"))
+        write_lines(path.with_suffix(".md"), lines)
+        commands = path.with_suffix(".missing.txt")
+        write_lines(commands, missing) if missing else remove(commands)
     print("\n".join(["", *lines, *(f"missing: {command}" for command in missing), f"this table: {path}"]), flush=True)
     return path

@@ -40,25 +40,25 @@ def rows_of(printed, heading):
 
 def test_methods_stand_beside_each_other(tmp_path, capsys):
     write_measures(tmp_path, "fadrm_ipc1", (100, 1.0))
-    write_measures(tmp_path, "alone_ipc1", (30, 1.0), (10, 0.6))
-    measures.main(["cifar100", "1", "fadrm", "alone"])
+    write_measures(tmp_path, "fadrm_alpha=1_ipc1", (30, 1.0), (10, 0.6))
+    measures.main(["cifar100", "1", "fadrm", "fadrm:alpha=1"])
     printed = capsys.readouterr().out
     assert rows_of(printed, "information score, nats") == [
         ["fadrm", "ResNet18", "100", "0", "1.000", "2.000", "", ""],
         ["fadrm", "ResNet18", "100", "5", "1.000", "2.000", "0.250", "10.000"],
         ["fadrm", "ResNet18", "100", "9", "1.000", "2.000", "0.250", "20.000"],
-        ["alone", "ResNet18", "40", "0", "0.900", "1.900", "", ""],
-        ["alone", "ResNet18", "40", "5", "0.900", "1.900", "0.225", "9.000"],
-        ["alone", "ResNet18", "40", "9", "0.900", "1.900", "0.250", "20.000"],
+        ["fadrm:alpha=1", "ResNet18", "40", "0", "0.900", "1.900", "", ""],
+        ["fadrm:alpha=1", "ResNet18", "40", "5", "0.900", "1.900", "0.225", "9.000"],
+        ["fadrm:alpha=1", "ResNet18", "40", "9", "0.900", "1.900", "0.250", "20.000"],
     ]
     assert rows_of(printed, "feature cosine") == [
         ["fadrm", "1", "5", "0.500", "100.0", "50.0", "1.000", "0.500"],
-        ["alone", "1", "5", "0.450", "90.0", "45.0", "0.900", "0.450"],
+        ["fadrm:alpha=1", "1", "5", "0.450", "90.0", "45.0", "0.900", "0.450"],
     ]
-    path = tmp_path / "all/generated_data/reports/cifar100_ipc1_measures_fadrm_alone.json"
+    path = tmp_path / "all/generated_data/reports/cifar100_ipc1_measures_fadrm_fadrm_alpha=1.json"
     assert f"this table: {path}\n" in printed and f"picture: {path.with_suffix('.png')}\n" in printed
     content = json.loads(path.read_text())
-    assert content["methods"]["alone"]["lines"][2]["after"]["top1"] == pytest.approx(45.0)
+    assert content["methods"]["fadrm:alpha=1"]["lines"][2]["after"]["top1"] == pytest.approx(45.0)
     with Image.open(path.with_suffix(".png")) as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(2**20)}
     assert {(31, 119, 180), (255, 127, 14)} <= colours
@@ -92,8 +92,7 @@ def test_a_method_without_measures(refusal, tmp_path):
     line = refusal(measures.main, ["cifar100", "1", "fadrm", "sre2l++"])
     assert "sre2l++_ipc1_measures has no measures" in line
     assert "`bash recover/scripts/cifar100/recover.sh sre2l++ 1 --measure-every 50`" in line
-    line = refusal(measures.main, ["cifar100", "1", "alone"])
-    assert "recover.sh METHOD 1 --exp-name alone_ipc1 --measure-every 50`" in line
+    assert "no recipe for the method 'alone'" in refusal(measures.main, ["cifar100", "1", "alone"])
 
 
 @pytest.mark.parametrize("other", [{"every": 7}, {"reference": "ResNet50"}])
