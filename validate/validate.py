@@ -182,7 +182,7 @@ def with_rates(settings: ValidateSettings) -> ValidateSettings:
     if settings.optimizer == "sgd":
         return replace(settings, eta=1.0 if settings.eta is None else settings.eta)
     rate, eta, is_default = recipes.student_rate(settings.dataset, settings.recipe, settings.model, settings.ipc)
-    if is_default and settings.adamw_lr in (None, rate) and settings.eta in (None, eta):
+    if is_default and settings.labels == "views" and settings.adamw_lr in (None, rate) and settings.eta in (None, eta):
         print(
             f"note: no rate is published for {settings.model} on {settings.dataset_name} at IPC {settings.ipc}: "
             f"taking the default, lr {rate} and eta {eta}",

@@ -1,6 +1,7 @@
 """Protocols: how labels and students change with --labels and --protocol, and where what they make lies."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,6 +84,59 @@ def test_protocols_of_their_own(dataset, method, expected):
     assert labels.weighting == ("norm" if (dataset, method) == ("imagenet1k", "g-vbsm") else "equal")
 
 
+@pytest.mark.parametrize(
+    ("dataset", "ipc", "student", "expected"),
+    [
+        ("cifar10", 1, "ResNet18", (300, 10, 1.0, 0.001)),
+        ("cifar10", 10, "MobileNetV2", (300, 50, 1.0, 0.0025)),
+        ("cifar10", 50, "ResNet101", (300, 100, 1.0, 0.001)),
+        ("cifar100", 10, "ResNet18", (300, 100, 1.0, 0.001)),
+        ("cifar100", 50, "ResNet18", (300, 200, 1.0, 0.001)),
+        ("tiny_imagenet", 1, "ResNet18", (300, 100, 1.0, 0.001)),
+        ("tiny_imagenet", 50, "ResNet18", (300, 100, 1.0, 0.001)),
+        ("imagewoof", 10, "AlexNet", (300, 50, 0.5, 0.0001)),
+        ("imagenet1k", 1, "EfficientNet", (300, 20, 0.5, 0.002)),
+        ("imagenet1k", 50, "ResNet50", (300, 200, 0.5, 0.001)),
+        ("fashion_mnist", 10, "ConvNetBN_W32", (150, 10, 1.0, 0.001)),
+    ],
+)
+def test_the_protocol_of_rded(dataset, ipc, student, expected):
+    dataset = get_dataset(dataset)
+    labels = recipes.stage_of("relabel", dataset, "rded", ipc, labels="own")
+    its = recipes.stage_of("validate", dataset, "rded", ipc, student, "own")
+    assert (its.epochs, its.batch_size, its.min_scale, its.adamw_lr) == expected
+    assert (labels.epochs, labels.batch_size, labels.min_scale) == expected[:3]
+    assert (labels.eval_mode, labels.mix, labels.tiles) == ("T", "cutmix", 2 if dataset.size == 224 else 1)
+    found = (its.loss, its.temperature, its.optimizer, its.adamw_weight_decay, its.schedule, its.eta, its.accumulation)
+    assert found == ("kl", 20, "adamw", 0.01, "cosine", 2, 1)
+
+
+@pytest.mark.parametrize("method", ["cv-dd", "sre2l++"])
+@pytest.mark.parametrize(
+    ("dataset", "ipc", "student", "expected"),
+    [
+        ("cifar10", 1, "ResNet50", (300, 10, 0.001, 1)),
+        ("cifar10", 50, "ResNet101", (300, 16, 0.0005, 1)),
+        ("cifar100", 10, "ResNet18", (300, 16, 0.001, 2)),
+        ("cifar100", 50, "ResNet50", (300, 16, 0.001, 1)),
+        ("tiny_imagenet", 1, "ResNet101", (300, 16, 0.0005, 2)),
+        ("tiny_imagenet", 10, "ResNet18", (300, 16, 0.001, 1)),
+        ("imagenet-nette", 1, "ResNet50", (300, 10, 0.0005, 2)),
+        ("imagenet-nette", 10, "ResNet50", (300, 10, 0.001, 1)),
+        ("imagenet1k", 50, "ResNet101", (300, 16, 0.0005, 2)),
+        ("imagenet1k", 10, "MobileNetV2", (300, 16, 0.0005, 2)),  # FADRM's, as theirs has none
+        ("fashion_mnist", 10, "ConvNetBN_W32", (150, 10, 0.02, 1)),
+    ],
+)
+def test_the_protocol_of_cv_dd_is_fadrms_but_for_epochs_and_rates(method, dataset, ipc, student, expected):
+    dataset = get_dataset(dataset)
+    views, its = (recipes.stage_of("validate", dataset, method, ipc, student, name) for name in ("views", "own"))
+    assert (its.epochs, its.batch_size, its.adamw_lr, its.eta) == expected
+    assert replace(its, labels="views", epochs=views.epochs, adamw_lr=views.adamw_lr, eta=views.eta) == views
+    views, its = (recipes.stage_of("relabel", dataset, method, ipc, labels=name) for name in ("views", "own"))
+    assert its.epochs == expected[0] and replace(its, labels="views", epochs=views.epochs) == views
+
+
 def test_a_method_without_one_says_so():
     with pytest.raises(UserError, match="fadrm has no protocol of its own here: leave --protocol own out"):
         stages("own", "fadrm")
@@ -103,17 +157,17 @@ def test_places_are_apart():
     }
 
 
-def test_all_protocols_of_a_cell_in_one_report(folders, capsys):  # noqa: F811
-    through_all_stages("edc", "--optimization-budgets", "2")
-    words = ["--dataset-name", "fashion_mnist", "--recipe", "edc", "--ipc", "2", "--device", "cpu"]
-    relabel.main([*words, "--labels", "fixed", "hard", "plain", "own", "--epochs", "2"])
-    validate.main(
-        [*words, "--labels", "fixed", "hard", "plain", "own", "--epochs", "2", "--seed", "0", "--workers", "0"]
-    )
-    content = json.loads(report_cell(cell_of("fashion_mnist", "edc", "2")).read_text())
-    assert list(content["accuracy"]) == ["edc", "edc, fixed", "edc, hard", "edc, plain", "edc, own"]
-    assert [step for step in content["steps"] if "relabel" in step] == ["relabel", "relabel, fixed", "relabel, own"]
-    assert "edc, own: validate" in content["steps"]
+@pytest.mark.parametrize(("method", "flags"), [("edc", ("--optimization-budgets", "2")), ("rded", ())])
+def test_all_protocols_of_a_cell_in_one_report(folders, capsys, method, flags):  # noqa: F811
+    through_all_stages(method, *flags)
+    words = ["--dataset-name", "fashion_mnist", "--recipe", method, "--ipc", "2", "--device", "cpu"]
+    words += ["--labels", "fixed", "hard", "plain", "own", "--epochs", "2"]
+    relabel.main(words)
+    validate.main([*words, "--seed", "0", "--workers", "0"])
+    content = json.loads(report_cell(cell_of("fashion_mnist", method, "2")).read_text())
+    assert list(content["accuracy"]) == [method, *(f"{method}, {name}" for name in ("fixed", "hard", "plain", "own"))]
+    assert {"relabel", "relabel, fixed", "relabel, own"} <= content["steps"].keys()
+    assert f"{method}, own: validate" in content["steps"]
     assert "ConvNetBN_W32_own" in capsys.readouterr().out
 
 
