@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -110,11 +111,13 @@ def recover_batch(
         for some in draws.to(device).split(CHECK_EVERY):
             for rows, columns in zip(*augmentation_matrices(some, size), strict=True):
                 optimiser.param_groups[0]["lr"] = cosine(plan.lr, iteration, plan.iterations)
-                view = augment_batch(images, rows, columns).contiguous(memory_format=memory_format(device))
+                view = view_of(images, rows, columns)
                 loss, losses = torch.zeros((), device=device), {}
                 for teacher, weight in committee(iteration):
                     with autocast(device, dtype):
-                        seen = Seen(view, labels, *teacher(view))
+                        answer = teacher(view)
+                    ask = partial(logits_of, teacher, rows, columns, dtype)
+                    seen = Seen(view, labels, *answer, images, iteration, ask)
                     for name, (share, term) in plan.terms.items():
                         value = term(seen)
                         loss = loss + weight * share * value
@@ -144,6 +147,19 @@ def adaptive_size(images: Tensor, full: int, least: int = LEAST_SIZE) -> int:
     """
     variation = images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()
     return max(int(full * min(0.8, 0.5 / max(float(variation), 1e-4))), least)
+
+
+def view_of(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """`augment_batch`, laid out as teachers take it."""
+    return augment_batch(images, rows, columns).contiguous(memory_format=memory_format(images.device))
+
+
+@torch.no_grad()
+def logits_of(teacher: nn.Module, rows: Tensor, columns: Tensor, dtype: torch.dtype | None, images: Tensor) -> Tensor:
+    """A teacher's logits (B x C) for images in the view of an iteration (see `augmentation_matrices`)."""
+    view = view_of(images, rows, columns)
+    with autocast(view.device, dtype):
+        return teacher(view)[0]
 
 
 def _stop_if_not_finite(bad_iteration: Tensor, iterations: int) -> None:

@@ -13,20 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.recipes.settings import RecoverSettings
+from utils.residual.residuals import resize
 from utils.run.errors import UserError
 from utils.seams import TERMS
 
 SPECTRUM_SIDE, SPECTRUM_TEMPERATURE = 32, 4.0
+FLATNESS_TEMPERATURE, FLATNESS_SHARE = 4.0, 0.99  # the share of the mean so far that an iteration keeps
 
 
 class Seen(NamedTuple):
     """What a teacher saw of a batch: view (B x 3 x s x s, normalised), labels (B), its logits (B x C, float32) and how
-    far the statistics it watches are from their targets (R, a scalar)."""
+    far the statistics it watches are from their targets (R, a scalar).
+
+    images: what it is a view of, the leaf that is optimised; iteration: of the batch, from 0; ask: the teacher's logits
+    for other images (B x 3 x s x s) in the same view, without a gradient and with its statistics left alone.
+    """
 
     view: Tensor
     labels: Tensor
     logits: Tensor
     matching: Tensor
+    images: Tensor
+    iteration: int
+    ask: Callable[[Tensor], Tensor]
 
 
 Term = Callable[[Seen], Tensor]
@@ -77,6 +86,32 @@ def classes_by_size(labels: Tensor) -> Iterator[tuple[int, Tensor]]:
     for count in counts.unique().tolist():
         if count > 0:
             yield count, order[(counts == count)[labels[order]]]
+
+
+@TERMS.add("flatness")
+def flatness(settings: RecoverSettings) -> Term:
+    """EDC's: the logits stay near those of a running mean of the batch's images, which begins as these and takes them
+    up after each iteration has seen it."""
+    mean, coming, at = None, None, None  # for this iteration, for the next; of which it is
+
+    def term(seen: Seen) -> Tensor:
+        nonlocal mean, coming, at
+        images = seen.images.detach()
+        if seen.iteration == 0:
+            mean = coming = images.clone()
+        elif seen.iteration != at:  # once, however many teachers are asked
+            mean = resize(coming, images.shape[-1])
+            coming = FLATNESS_SHARE * mean + (1 - FLATNESS_SHARE) * images
+        at = seen.iteration
+        return flatness_loss(seen.logits, seen.ask(mean))
+
+    return term
+
+
+def flatness_loss(logits: Tensor, of_mean: Tensor) -> Tensor:
+    """KL(softmax(of_mean / 4) || softmax(logits / 4)), the mean over all B x C elements."""
+    log_seen, log_mean = ((each / FLATNESS_TEMPERATURE).log_softmax(dim=1) for each in (logits, of_mean))
+    return F.kl_div(log_seen, log_mean, reduction="sum", log_target=True) / logits.numel()
 
 
 def build_terms(settings: RecoverSettings) -> Mapping[str, tuple[float, Term]]:

@@ -1,5 +1,6 @@
 """The recover loop against runs of the published implementation."""
 
+import copy
 import json
 import struct
 from dataclasses import replace
@@ -10,16 +11,19 @@ import torch
 import torch.nn.functional as F
 
 from models.checkpoints import load_network
+from models.registry import build_network
+from recover.augmentation import sample_batch_augmentations
 from recover.batches import valid_range_of
 from recover.optimise import Plan, Stage, adaptive_size, recover_batch
 from recover.terms import build_terms
-from tests.plain import PlainMatchedTeacher
+from tests.plain import PlainMatchedTeacher, plain_augmentation
 from utils.bn_matching.matching import MatchedTeacher
 from utils.bn_matching.probes import BatchNormInput
 from utils.data.images import channel_tensors, normalise
 from utils.data.table import get_dataset
 from utils.recipes.settings import RecoverSettings
 from utils.residual.residuals import mix
+from utils.run.precision import Trusted
 from utils.run.randomness import generator_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -155,3 +159,95 @@ def test_teachers_asked_together_weigh_in_all_terms(golden, relative):
     cross_entropy = sum(w * F.cross_entropy(a[0], torch.arange(10)) for w, a in zip((0.7, 0.3), plain, strict=True))
     assert relative(seen[0]["cross_entropy"], cross_entropy) < 1e-4
     assert relative(seen[0]["r_bn"], 0.7 * plain[0][1] + 0.3 * plain[1][1]) < 1e-4
+
+
+def plain_flatness_run(patches, stages, lr, jitter, weight, asked):
+    """Cross-entropy and EDC's flatness by a loop; the images, and the flatness of each iteration. asked: the teachers
+    and weights of an iteration."""
+    generator, (low, high) = generator_for(0, "test"), valid_range_of(FASHION, torch.device("cpu"))
+    iterations, iteration, images, mean, found = sum(count for _, count in stages), 0, patches, patches, []
+    for size, count in stages:
+        images, mean = (F.interpolate(each, (size, size), mode="bilinear") for each in (images, mean))
+        images = images.detach().clone().requires_grad_(True)
+        optimiser = torch.optim.Adam([images], betas=(0.5, 0.9))
+        for draw in sample_batch_augmentations(count, size, True, jitter, generator):
+            loss, flatness = 0.0, 0.0
+            for teacher, share in asked(iteration):
+                logits = teacher(plain_augmentation(images, draw))[0]
+                with torch.no_grad():
+                    target = (teacher(plain_augmentation(mean, draw))[0] / 4).softmax(dim=1)
+                apart = (target * (target.log() - (logits / 4).softmax(dim=1).log())).mean()
+                loss = loss + share * (F.cross_entropy(logits, torch.arange(len(patches))) + weight * apart)
+                flatness += share * apart.item()
+            mean = 0.99 * mean + 0.01 * images.detach()
+            optimiser.param_groups[0]["lr"] = 0.5 * lr * (1 + torch.tensor(torch.pi * iteration / iterations).cos())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            images.data.clamp_(low, high)
+            found.append(flatness)
+            iteration += 1
+    return images.detach(), torch.tensor(found)
+
+
+def sure_networks():
+    """Two small networks with random weights and logits some units apart."""
+    networks = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        networks.append(build_network("ConvNetBN_W32", FASHION).eval().requires_grad_(False))
+        networks[-1].classifier.weight.mul_(300)
+    return networks
+
+
+@pytest.mark.parametrize("wrapped", [lambda teacher: teacher, lambda teacher: Trusted(teacher, teacher, False)])
+@pytest.mark.parametrize(
+    "weights", [lambda iteration: {iteration % 2: 1.0}, lambda iteration: {0: 0.7, 1: 0.3}], ids=["in turn", "pair"]
+)
+def test_flatness_is_the_plain_one(golden, relative, wrapped, weights):
+    patches, networks = normalise(golden("recover_single")["patches"], FASHION), sure_networks()
+    plain = [PlainMatchedTeacher(network, 1.0) for network in copy.deepcopy(networks)]
+    expected, without = (
+        plain_flatness_run(
+            patches,
+            ((24, 4), (32, 4)),
+            0.1,
+            4,
+            weight,
+            lambda i: [(plain[place], w) for place, w in weights(i).items()],
+        )
+        for weight in (100.0, 0.0)
+    )
+    teachers = [wrapped(MatchedTeacher(network, BatchNormInput, 1.0, size=32)) for network in networks]
+    settings = RecoverSettings(terms=("cross_entropy", "flatness=100"), residual="none", alpha=1.0)
+    plan = Plan([Stage(24, 4), Stage(32, 4)], 0.1, build_terms(settings), jitter=4, crop_and_flip=True)
+    seen = []
+    for _ in range(2):  # the second batch begins as the first
+        images = run(
+            plan,
+            lambda iteration: [(teachers[place], weight) for place, weight in weights(iteration).items()],
+            patches,
+            settings,
+            lambda step: seen.append(step.losses["flatness"]),
+        )
+        assert relative(torch.stack(seen[-8:]), expected[1]) < 0.01
+        assert (images - expected[0]).abs().mean() < 1e-3 < (images - without[0]).abs().mean()
+
+
+def test_flatness_in_16_bits_begins_at_nothing(golden):
+    """As both sides are rounded alike."""
+    patches = normalise(golden("recover_single")["patches"], FASHION)
+    settings = RecoverSettings(terms=("cross_entropy", "flatness"))
+    teacher, seen = MatchedTeacher(sure_networks()[0], BatchNormInput, 1.0, size=32), []
+    recover_batch(
+        patches,
+        torch.arange(10),
+        plan_of((32,), (2,), settings),
+        lambda iteration: [(teacher, 1.0)],
+        mix(settings, patches),
+        valid_range_of(FASHION, torch.device("cpu")),
+        generator_for(0, "test"),
+        torch.bfloat16,
+        lambda step: seen.append(step.losses["flatness"].item()),
+    )
+    assert abs(seen[0]) < 1e-7 < seen[1]

@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recover.terms import Seen, build_terms, classes_by_size, spectrum_loss
+from recover.terms import Seen, build_terms, classes_by_size, flatness_loss, spectrum_loss
 from utils.recipes.settings import RecoverSettings
 from utils.run.errors import UserError
 
-SEEN = Seen(torch.zeros(2, 3, 4, 4), torch.tensor([1, 0]), torch.tensor([[0.0, 2.0], [1.0, 3.0]]), torch.tensor(7.0))
+IMAGES, LOGITS = torch.zeros(2, 3, 4, 4), torch.tensor([[0.0, 2.0], [1.0, 3.0]])
+SEEN = Seen(IMAGES, torch.tensor([1, 0]), LOGITS, torch.tensor(7.0), IMAGES, 0, lambda images: LOGITS)
 
 
 def test_the_published_loss_is_cross_entropy_and_weighted_matching():
@@ -25,7 +26,7 @@ def test_a_weight_stands_behind_the_name():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("gram", "unknown term 'gram'; there are: cross_entropy r_bn gram_spectrum"),
+        ("gram", "unknown term 'gram'; there are: cross_entropy r_bn gram_spectrum flatness"),
         ("r_bn=much", "--terms r_bn=much: much is no number"),
         ("r_bn=nan", "--terms r_bn=nan: it must be from 0 to 1,000,000,000"),
         ("cross_entropy=inf", "--terms cross_entropy=inf: it must be from 0 to"),
@@ -77,3 +78,32 @@ def test_a_class_of_one_image_has_no_spectrum_to_pull():
     loss = spectrum_loss(views, list(classes_by_size(torch.tensor([0, 4, 2]))))
     loss.backward()
     assert loss == 0 and not views.grad.any()
+
+
+def test_flatness_is_the_mean_divergence_from_the_logits_of_the_mean():
+    logits, of_mean = (torch.randn(5, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+    total = 0.0
+    for row, wanted in zip(logits, of_mean, strict=True):
+        share, target = torch.exp(row / 4), torch.exp(wanted / 4)
+        share, target = share / share.sum(), target / target.sum()
+        total += (target * (target / share).log()).sum()
+    torch.testing.assert_close(flatness_loss(logits, of_mean), total / 15)
+
+
+def test_the_mean_of_flatness_takes_up_an_iteration_once_and_begins_anew_with_a_batch():
+    (_, term) = build_terms(RecoverSettings(terms=("flatness",)))["flatness"]
+    asked = []
+
+    def ask(images):
+        asked.append(images.clone())
+        return LOGITS
+
+    def see(iteration, value, size=4):
+        term(SEEN._replace(images=torch.full((2, 3, size, size), value), iteration=iteration, ask=ask))
+        return asked[-1].mean().item()
+
+    for _ in range(2):
+        assert see(0, 8.0) == see(0, 8.0) == 8  # two teachers
+        assert see(1, 9.0) == see(1, 9.0) == 8
+        assert see(2, 0.0) == pytest.approx(8.01)
+        assert see(3, 0.0, size=6) == pytest.approx(0.99 * 8.01) and asked[-1].shape[-1] == 6

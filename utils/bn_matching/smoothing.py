@@ -15,7 +15,8 @@ class SmoothedTeacher(nn.Module):
     momentum: the share of the mean so far, which begins at 0 with each batch. Its gradient is that of the iteration's
     own statistics, as if these were the mean (straight-through). drop: how probably a convolution is left out of an
     iteration, its mean with it. by_class: statistics of each class (C x L, joined like the teacher's targets), which
-    have the share `class_share` of R. `begin` comes before each batch: what is carried over belongs to the batch.
+    have the share `class_share` of R. `begin` comes before each batch: what is carried over belongs to the batch. Asked
+    without a gradient it is that teacher alone, and carries nothing over.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class SmoothedTeacher(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As of `MatchedTeacher`: logits and R."""
         matched = self.matched
+        if not torch.is_grad_enabled():
+            return matched(images)
         logits, found = matched.statistics(images)
         mean = self.momentum * self.mean + (1 - self.momentum) * found.detach()
         weights = matched.weights

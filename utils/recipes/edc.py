@@ -11,8 +11,8 @@ protocol of labels and students or, with --protocol own, its own. Different from
 class are matched to their own (its files have mean and variance swapped); a class has as many starting patches as
 images, each used once (its own are drawn with replacement from those of IPC 50); teachers are those of the dataset's
 pool, as for g-vbsm, in both stages (on imagenet1k its own have AlexNet too, and label without EfficientNet); statistics
-are those of a whole batch (its own: of a GPU's share). Left out: the flatness term, which none of its released scripts
-turns on.
+are those of a whole batch (its own: of a GPU's share). The paper's flatness term is an option, as its released scripts
+leave it off: `--terms cross_entropy r_bn flatness`.
 """
 
 from dataclasses import replace

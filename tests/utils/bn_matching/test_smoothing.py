@@ -12,6 +12,7 @@ from utils.bn_matching.smoothing import SmoothedTeacher
 from utils.run.randomness import generator_for
 
 SIZE, FIRST = 8, 10.0
+NAMES = (("0", 3), ("3", 4))  # the convolutions of `network`, and how many channels they take
 
 
 def network():
@@ -132,6 +133,24 @@ def test_an_iteration_after_another_is_the_plain_one(momentum, drop, share):
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_asked_without_a_gradient_it_carries_nothing_over():
+    layers = network()
+    real = {name: random_like([torch.zeros(length) for length in (n, n, 4, 4)]) for name, n in NAMES}
+    smoothed = SmoothedTeacher(MatchedTeacher(layers, lambda: ConvInput(SIZE, real), 1.0, SIZE), 0.8, 0.5, 0.0, None)
+    images = torch.randn(3, 2, 3, 8, 8, generator=generator_for("images"))
+    answers = []
+    for others in (False, True):
+        smoothed.begin(torch.zeros(2, dtype=torch.int64), generator_for("x"))
+        for batch in images:
+            answers.append(smoothed(batch.requires_grad_(True))[1].detach())
+            if others:
+                mean = smoothed.mean.clone()
+                with torch.no_grad():
+                    torch.testing.assert_close(smoothed(10 * batch)[0], layers(10 * batch))
+                assert torch.equal(smoothed.mean, mean)
+    assert torch.equal(torch.stack(answers[:3]), torch.stack(answers[3:]))
+
+
 def join(vectors):
     """First vectors of all layers, then the second ones, and so on."""
     return torch.cat([slot[place] for place in range(4) for slot in vectors if place < len(slot)])
@@ -139,7 +158,7 @@ def join(vectors):
 
 def test_the_gradient_is_that_of_the_iterations_own_statistics():
     """Straight through: not a fifth of it, which a mean over 0.8 of the past would leave."""
-    real = {name: random_like([torch.zeros(length) for length in (n, n, 4, 4)]) for name, n in (("0", 3), ("3", 4))}
+    real = {name: random_like([torch.zeros(length) for length in (n, n, 4, 4)]) for name, n in NAMES}
     matched = MatchedTeacher(network(), lambda: ConvInput(SIZE, real), 1.0, SIZE)
     smoothed = SmoothedTeacher(matched, 0.8, 0.0, 0.0, None)
     smoothed.begin(torch.zeros(2, dtype=torch.int64), generator_for("x"))
