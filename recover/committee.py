@@ -13,6 +13,7 @@ import torch
 
 from recover.batches import Batch, images_per_class
 from utils.recipes.settings import RecoverSettings
+from utils.run.errors import UserError
 from utils.run.randomness import generator_for
 from utils.seams import COMMITTEES
 
@@ -40,8 +41,10 @@ def pairs(settings: RecoverSettings) -> Committee:
     """A pair of teachers for each image index, both in every iteration, weighed by softmax(prior / 5) (CV-DD).
 
     Of n teachers the two of highest prior at IPC 1; the i-th of their pairs in lexicographic order where there are as
-    many images a class as pairs; else one drawn by seed, dataset and index.
+    many images a class as pairs; else one drawn by seed, dataset and index. UserError for a single teacher.
     """
+    if len(settings.teachers) < 2:
+        raise UserError("--committee pairs asks two teachers at a time: name more than one in --teacher-model-list")
     priors = settings.priors or (0.0,) * len(settings.teachers)
     possible = list(itertools.combinations(range(len(priors)), 2))
     ipc = images_per_class(settings)

@@ -59,8 +59,6 @@ def observe_real_images(teacher: Teacher, settings: RecoverSettings, dataset: Da
     name = hashlib.sha256(repr(sorted(made_with.items())).encode()).hexdigest()[:16]
     path = settings.model_pool_dir / "statistics" / f"{file_name(teacher.name)}_{name}{SUFFIX}"
     observer = RealObserver(teacher.module, PROBES[settings.probe](dataset.size), dataset.size, classes)
-    if not observer.layers:
-        raise UserError(f"{teacher.name} has no layer that --probe {settings.probe} watches: take another teacher")
     state = load_training(path, made_with)
     if state is not None:
         observer.restore(state)

@@ -28,7 +28,7 @@ from recover.optimise import Plan, Stage, Step, recover_batch
 from recover.real_images import Real, observe_real_images, real_images_digest
 from recover.terms import build_terms
 from utils import recipes
-from utils.bn_matching.matching import MatchedTeacher
+from utils.bn_matching.matching import MatchedTeacher, running_order
 from utils.bn_matching.smoothing import SmoothedTeacher
 from utils.data.distilled import images_output, is_made_with, record_path, write_distilled
 from utils.data.embedded import ensure_embedded
@@ -70,6 +70,8 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     pool, source = settings.model_pool_dir, settings.source
     loaded = {name: load_teacher(name, dataset, pool, source) for name in dict.fromkeys(settings.teachers)}
     settings = with_priors(settings)
+    committee = COMMITTEES[settings.committee](settings)
+    require_watched_layers(settings, plan, loaded, dataset)
     if not settings.dry_run and settings.needs_real_images:
         ensure_embedded(dataset, train=settings.train_dir)
     real_images = team.gather(real_images_digest(settings) if team.is_main else None)[0]
@@ -85,7 +87,6 @@ def recover(settings: RecoverSettings, team: Team) -> None:
         print_dry_run("recover", {**amounts, "iterations": len(missing) * plan.iterations}, folder, output)
         return
 
-    committee = COMMITTEES[settings.committee](settings)
     real = observe_in_turns(settings, loaded, dataset, device, real_images, team)
     teachers = match_teachers(settings, loaded, plan, dataset, device, real)
     verifier, reference = load_verifier(settings, dataset, device), load_reference(settings, dataset, device)
@@ -156,6 +157,29 @@ def with_priors(settings: RecoverSettings) -> RecoverSettings:
     if settings.weighting == "equal" or settings.priors:
         return settings
     return replace(settings, priors=recorded_accuracies(settings.model_pool_dir, settings.teachers))
+
+
+def require_watched_layers(
+    settings: RecoverSettings, plan: Plan, loaded: Mapping[str, Teacher], dataset: Dataset
+) -> None:
+    """UserError where statistics are to be matched and no teacher has a layer that the probe watches, or, where it
+    needs real images, one has none; says which are asked for the rest of the loss alone, as AlexNet is in FADRM+."""
+    share, _ = plan.terms.get("r_bn", (0, None))
+    if not settings.needs_real_images and not (share and plan.iterations):
+        return
+    probe = PROBES[settings.probe]
+    probe = probe(dataset.size) if settings.needs_real_images else probe()
+    without = [name for name, its in loaded.items() if not running_order(its.module, probe, dataset.size)]
+    if without and (settings.needs_real_images or len(without) == len(loaded)):
+        raise UserError(
+            f"{', '.join(without)}: no layer that --probe {settings.probe} watches, so there are no statistics to "
+            "match; take another teacher"
+        )
+    for name in without:
+        print(
+            f"note: {name} has no layer that --probe {settings.probe} watches: it counts for nothing in r_bn",
+            flush=True,
+        )
 
 
 def observe_in_turns(

@@ -8,6 +8,7 @@ import pytest
 from recover.batches import Batch
 from recover.committee import all_at_once, in_turn, pairs
 from utils.recipes.settings import RecoverSettings
+from utils.run.errors import UserError
 
 FIVE = ("ResNet18", "ResNet50", "ShuffleNetV2", "MobileNetV2", "Densenet121")
 PRIORS = (64.0, 60.6, 51.6, 59.4, 56.4)  # of cifar100
@@ -31,6 +32,12 @@ def test_in_turn():
         ((2, 1.0),),
         ((0, 1.0),),
     ]
+
+
+def test_a_pair_is_of_two_teachers():
+    for ipc in (1, 2, 10):
+        with pytest.raises(UserError, match="--committee pairs asks two teachers at a time: name more than one in"):
+            committee_of("pairs", teachers=("A",), priors=(50.0,), ipc=ipc)
 
 
 def test_all_together():

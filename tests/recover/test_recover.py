@@ -7,7 +7,9 @@ import os
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from models import registry
 from models.checkpoints import load_network, save_state
 from recover import recover
 from utils import recipes
@@ -156,6 +158,55 @@ def test_other_patches_under_the_same_settings_are_refused(world, refusal):
 def test_what_cannot_be_is_refused_before_anything_is_written(world, refusal, extra, message):
     assert message in refusal(recover.main, world.recover(*extra))
     assert not list((world.root / "syn").rglob("*.png"))
+
+
+class Pooling(nn.Module):
+    """Neither a convolution nor BatchNorm."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.classifier = nn.Linear(3, num_classes)
+
+    def forward(self, images):
+        return self.classifier(images.mean(dim=(2, 3)))
+
+
+@pytest.fixture
+def without_batchnorm(world, monkeypatch):
+    """The world with a teacher of convolutions alone, ConvNetW128, and one of neither, Pooling."""
+    monkeypatch.setitem(registry._networks, ("Pooling", 32), Pooling)
+    for name in ("ConvNetW128", "Pooling"):
+        save_state(world.pool / f"{name}.safetensors", registry.build_network(name, FASHION), {})
+    return world
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--teacher-model-list ConvNetW128", "ConvNetW128: no layer that --probe bn_input watches, so there are no"),
+        ("--teacher-model-list ConvNetW128 --dry-run", "ConvNetW128: no layer that --probe bn_input watches"),
+        ("--teacher-model-list ConvNetW128 Pooling", "ConvNetW128, Pooling: no layer that --probe bn_input watches"),
+        ("--probe conv_input --teacher-model-list ShuffleNetV2 Pooling", "Pooling: no layer that --probe conv_input"),
+        ("--committee pairs", "--committee pairs asks two teachers at a time: name more than one"),
+    ],
+)
+def test_teachers_that_cannot_serve_are_refused_before_anything_is_written(without_batchnorm, refusal, extra, message):
+    world = without_batchnorm
+    before = set(world.root.rglob("*"))
+    words = world.recover("--train-dir", str(world.val), "--input-size-lis", "32", "32", *extra.split())
+    assert message in refusal(recover.main, words)
+    assert {path for path in world.root.rglob("*") if not path.name.startswith(".")} <= before
+
+
+def test_a_teacher_without_batchnorm_serves_beside_others_and_where_nothing_is_matched(without_batchnorm, capsys):
+    """As AlexNet in FADRM+, which the run says."""
+    words = without_batchnorm.recover("--dry-run", "--teacher-model-list", "ConvNetW128")
+    recover.main([*words, "ShuffleNetV2"])
+    note = "note: ConvNetW128 has no layer that --probe bn_input watches: it counts for nothing in r_bn"
+    assert note in capsys.readouterr().out
+    for others in (["--terms", "cross_entropy"], ["--r-bn", "0"], ["--input-size-lis", "--optimization-budgets"]):
+        recover.main([*words, *others])
+        assert "note: ConvNetW128" not in capsys.readouterr().out
 
 
 def test_merging_without_patches_is_refused(world, refusal):
