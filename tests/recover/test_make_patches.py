@@ -100,7 +100,7 @@ def test_where_images_start_from_noise_there_are_no_patches(inputs, tmp_path, ca
 
 
 def test_whole_image_patches_are_the_images_the_observer_ranks(command, inputs, tmp_path):
-    whole = ["--area-min", "1", "--num-crops", "1", "--patches-per-class", str(IMAGES), "--end-index", "1"]
+    whole = ["--crop-area", "1", "1", "--num-crops", "1", "--patches-per-class", str(IMAGES), "--end-index", "1"]
     observer = load_teacher(OBSERVER, FASHION, inputs / "pool", "offline").module
     images = [decode(path) for path in sorted((inputs / "train" / "0").iterdir())]
     pixels = torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2)
@@ -115,7 +115,7 @@ def test_whole_image_patches_are_the_images_the_observer_ranks(command, inputs, 
 
 
 def test_random_patches_are_the_first_crops_of_images_drawn_by_seed(command, inputs, tmp_path):
-    whole = ["--area-min", "1", "--patch-diff", "random", "--patches-per-class", str(IMAGES), "--end-index", "1"]
+    whole = ["--crop-area", "1", "1", "--patch-diff", "random", "--patches-per-class", str(IMAGES), "--end-index", "1"]
     main([*command, *whole])
     images = [decode(path) for path in sorted((inputs / "train" / "0").iterdir())]
     pixels = torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2)
@@ -198,6 +198,8 @@ def test_other_settings_into_the_same_folder_are_refused(command):
     main([*command, "--end-index", "1"])
     with pytest.raises(UserError, match=r"made with other settings: num_crops \(2 there, 1 here\)"):
         main([*command, "--num-crops", "1"])
+    with pytest.raises(UserError, match=r"made with other settings: area_min \(0.08 there, 0.5 here\)"):
+        main([*command, "--crop-area", "0.5", "1"])
 
 
 def test_downloaded_patches_are_kept(command, tmp_path, capsys):
@@ -238,9 +240,10 @@ def test_an_image_that_does_not_decode_is_named_and_no_class_is_half_written(com
         ("--max-images 1", "gives 1 images x 2 crops, 3 are needed"),
         ("--factor 3", "--factor 3 does not divide the 32 pixels"),
         ("--num-crops 0", "--num-crops 0: it must be from 1 to 10,000"),
-        ("--area-min 0", "--area-min 0.0: it must be from 0.0001 to 1"),
-        ("--area-max 1.1", "--area-max 1.1: it must be from 0.0001 to 1"),
-        ("--area-min 0.5 --area-max 0.4", "--area-min 0.5 --area-max 0.4: the first is the smaller one"),
+        ("--crop-area 0 1", "--crop-area 0.0: it must be from 0.0001 to 1"),
+        ("--crop-area 0.08 1.1", "--crop-area 1.1: it must be from 0.0001 to 1"),
+        ("--crop-area 0.5 0.4", "--crop-area 0.5 0.4: two shares, the smaller one first"),
+        ("--crop-area 0.5", "--crop-area 0.5: two shares, the smaller one first"),
         ("--start-index 4 --end-index 4", "--start-index 4 --end-index 4: an empty range, or beyond the 10 classes of"),
         ("--end-index 11", "--start-index 0 --end-index 11: an empty range, or beyond the 10 classes of"),
         ("--observer ResNet18", "no checkpoint of ResNet18"),

@@ -43,8 +43,7 @@ def cut_crops(job: tuple[Path, int], class_index: int, settings: PatchSettings, 
     path, image_index = job
     image = decode(path)
     generator = generator_for(settings.seed, "patches", dataset.name, class_index, image_index)
-    area = (settings.area_min, settings.area_max)
-    boxes = sample_crops(image.height, image.width, settings.num_crops, area, generator, SQUARE)
+    boxes = sample_crops(image.height, image.width, settings.num_crops, settings.crop_area, generator, SQUARE)
     return crop_and_resize(image, boxes, dataset.size // settings.factor)
 
 

@@ -86,7 +86,7 @@ def fashion_mnist(recipe: Recipe, ipc: int) -> Recipe:
         lr=0.1,
         selector="easy",
         observer="ConvNetBN_W64",
-        area_min=1.0,
+        crop_area=(1.0, 1.0),
         num_crops=1,
         max_images=600,
         epochs=600 if ipc == 1 else 150,

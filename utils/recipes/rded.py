@@ -54,6 +54,12 @@ def recipe(dataset: Dataset, ipc: int) -> Recipe:
         base(dataset, ipc)
         .set(teachers=(teacher,), sizes=(), budgets=(), alpha=1.0, selector="easy", tiles=tiles, patch_dir=OWN_PATCHES)
         .set_in(
-            "patches", factor=tiles, tile_stride=ipc, patches_per_class=ipc, area_min=0.08, num_crops=5, max_images=300
+            "patches",
+            factor=tiles,
+            tile_stride=ipc,
+            patches_per_class=ipc,
+            crop_area=(0.08, 1.0),
+            num_crops=5,
+            max_images=300,
         )
     )

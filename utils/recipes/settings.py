@@ -103,8 +103,9 @@ class PatchSettings(RecipeSettings):
     num_crops: int = shaping(5, "random square crops from each image", within=(1, 10_000))
     max_images: int = shaping(300, "images of a class to look at", within=MANY)
     patches_per_class: int = setting(50, "patches to make", within=MANY)
-    area_min: float = shaping(0.08, "least share of the image that a crop covers", within=AREA)
-    area_max: float = shaping(1.0, "largest share", within=AREA)
+    crop_area: tuple[float, ...] = setting(
+        (0.08, 1.0), "least and largest share of the image that a crop covers (1 1: whole images)", within=AREA
+    )  # in records as area_min and area_max
     observer: str = shaping("ResNet18", "the teacher that scores")
     source: str = setting("offline", SOURCE_HELP, "--pretrained-model-type", choices=SOURCES)
     start_index: int = setting(0, "first class", within=INDEX, group="work")
@@ -119,8 +120,8 @@ class PatchSettings(RecipeSettings):
             raise UserError(
                 f"--factor {self.factor} does not divide the {self.dataset.size} pixels of {self.dataset_name}"
             )
-        if self.area_min > self.area_max:
-            raise UserError(f"--area-min {self.area_min} --area-max {self.area_max}: the first is the smaller one")
+        if len(self.crop_area) != 2 or self.crop_area[0] > self.crop_area[1]:
+            raise UserError(f"--crop-area {' '.join(map(str, self.crop_area))}: two shares, the smaller one first")
         if self.patches_per_class % self.tile_stride:
             raise UserError(f"--patches-per-class {self.patches_per_class}: no multiple of --tile-stride")
         require_pool(self.source, self.model_pool_dir)

@@ -104,7 +104,7 @@ def test_a_larger_number_of_images_begins_with_the_same_ones():
 
 @pytest.mark.parametrize("factor", [1, 2])
 def test_crops_of_an_image_are_squares_drawn_for_it_alone(paths, factor):
-    settings = replace(SETTINGS, factor=factor, area_min=0.2, area_max=0.6)
+    settings = replace(SETTINGS, factor=factor, crop_area=(0.2, 0.6))
     crops = cut_crops((paths[2], 5), 7, settings, FASHION)
     assert crops.shape == (3, 3, 32 // factor, 32 // factor) and crops.dtype == torch.uint8
     with Image.open(paths[2]) as image:

@@ -224,7 +224,7 @@ def test_patches(dataset):
     assert settings.source == ("online" if dataset == "imagenet1k" else "offline")
     found = (settings.observer, settings.selector, settings.patches_per_class, settings.max_images, settings.num_crops)
     assert found == ("ResNet18", "medium", 50, 300, 5)
-    assert (settings.area_min, settings.area_max, settings.factor, settings.tile_stride) == (0.08, 1, 1, 1)
+    assert (settings.crop_area, settings.factor, settings.tile_stride) == ((0.08, 1), 1, 1)
 
 
 def test_more_images_than_patches_ask_for_more_patches():
