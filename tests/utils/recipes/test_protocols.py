@@ -137,6 +137,15 @@ def test_the_protocol_of_cv_dd_is_fadrms_but_for_epochs_and_rates(method, datase
     assert its.epochs == expected[0] and replace(its, labels="views", epochs=views.epochs) == views
 
 
+def test_rates_of_a_protocol_are_no_default(capsys):
+    """Where they happen to be that of FADRM's."""
+    for labels, is_said in (("views", True), ("own", False)):
+        settings = recipes.stage_of("validate", get_dataset("cifar10"), "cv-dd", 50, labels=labels)
+        settings = validate.with_rates(replace(settings, dataset_name="cifar10", recipe="cv-dd", ipc=50))
+        assert (settings.adamw_lr, settings.eta) == (0.001, 1)
+        assert ("taking the default" in capsys.readouterr().out) is is_said
+
+
 def test_a_method_without_one_says_so():
     with pytest.raises(UserError, match="fadrm has no protocol of its own here: leave --protocol own out"):
         stages("own", "fadrm")
