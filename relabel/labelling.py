@@ -39,6 +39,11 @@ def mean_of_norms(teachers: Sequence[nn.Module]) -> MeanLogits:
     return answer
 
 
+def of_classes(committee: MeanLogits, classes: Sequence[int]) -> MeanLogits:
+    """The committee's logits for these classes alone, in this order."""
+    return lambda views, groups: committee(views, groups)[:, list(classes)]
+
+
 def label_images(
     images: Tensor, committee: MeanLogits, at_once: int, dataset: Dataset, device: torch.device, dtype: torch.dtype
 ) -> Tensor:

@@ -9,14 +9,16 @@ was. The manifest is written last: a store that has one is complete. Several pro
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.checkpoints import Teacher, load_teacher
 from models.teachers import recorded_accuracies
-from relabel.labelling import label_epoch, label_images, mean_logits, mean_of_norms
+from relabel.labelling import label_epoch, label_images, mean_logits, mean_of_norms, of_classes
 from utils import recipes
 from utils.data.distilled import on_device_if_fits, read_distilled
 from utils.data.images import images_digest
@@ -56,16 +58,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def relabel(settings: RelabelSettings, team: Team) -> None:
     show("relabel", settings)
-    dataset = settings.dataset
-    device = choose_device(settings.device, team.local_rank)
-    dtype = amp_type(settings.amp, device, auto_on_cuda="off")
-    images, labels, ipc = read_distilled(settings.syn_data_path, dataset, team.workers)
+    distilled = read_distilled(settings.syn_data_path, settings.dataset, team.workers)
+    ipc = distilled[2]
     if settings.ipc not in (None, ipc):
         raise UserError(f"--ipc {settings.ipc}: {settings.syn_data_path} has {ipc} images a class")
+    label(distilled, store_folder(settings.fkd_path, settings.batch_size, ipc), settings, team)
+
+
+def label(
+    distilled: tuple[Tensor, Tensor, int],
+    folder: Path,
+    settings: RelabelSettings,
+    team: Team,
+    classes: Sequence[int] | None = None,
+) -> None:
+    """Make a label store of images; what the folder has of it already stays.
+
+    distilled: as of read_distilled; classes: where the images are of these alone, which then are the store's, in this
+    order: it has their logits of the teachers'. UserError where the folder has labels of other settings.
+    """
+    dataset = settings.dataset if classes is None else replace(settings.dataset, num_classes=len(classes))
+    device = choose_device(settings.device, team.local_rank)
+    dtype = amp_type(settings.amp, device, auto_on_cuda="off")
+    images, labels, ipc = distilled
     views = view_settings(settings, len(images), dataset)
-    teachers = [load_teacher(name, dataset, settings.model_pool_dir, settings.source) for name in settings.teachers]
+    pool, source = settings.model_pool_dir, settings.source
+    teachers = [load_teacher(name, settings.dataset, pool, source) for name in settings.teachers]
     weights = label_weights(scores_of(settings), len(teachers)).tolist()
-    folder = store_folder(settings.fkd_path, settings.batch_size, ipc)
     logits_type = "float16" if settings.use_fp16 else "float32"
     record = manifest_record(
         dataset,
@@ -81,6 +100,7 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
         images_sha256=images_digest(images, labels),
         **({"labels": "fixed"} if settings.is_fixed else {}),
         **({"weighting": "norm"} if settings.weighting == "norm" else {}),
+        **({} if classes is None else {"classes": list(classes)}),
     )
     check_record(folder / "settings.json", record, "soft labels")
     of_store = (views, dataset.num_classes, logits_type)
@@ -102,6 +122,8 @@ def relabel(settings: RelabelSettings, team: Team) -> None:
     networks = networks_of(teachers, settings, views, at_once, device)
     by_norm = settings.weighting == "norm"
     committee = mean_of_norms(networks) if by_norm else mean_logits(networks, weights, settings.eval_mode == "F")
+    if classes is not None:
+        committee = of_classes(committee, classes)
     whole = None  # the labels of whole images, where these are asked for
     images = on_device_if_fits(images, device)
     started = start_run(device)

@@ -321,26 +321,36 @@ def main(argv: Sequence[str] | None = None) -> None:
 def check_cell(words: Sequence[str]) -> None:
     """UserError for what is wrong with a cell and can be told before anything is made. words: DATASET METHOD IPC, maybe
     STUDENT, then flags of validate."""
-    count = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
-    if count not in (3, 4):
-        raise UserError(USAGE)
-    cell = cell_of(*words[:count])
+    named, flags = words_and_flags(words, USAGE)
+    cell = cell_of(*named)
     recipe = recipes.recipe_of(cell.validate.dataset, cell.validate.recipe, cell.validate.ipc)
-    named = ["--dataset-name", words[0], "--recipe", words[1], "--ipc", words[2], "--model", cell.validate.model]
-    flags = words[count:]
     for flag in ("--dataset-name", "--recipe", "--ipc", "--model"):
         if any(word == flag or word.startswith(f"{flag}=") for word in flags):
             raise UserError(f"{flag}: run.sh gives it; name DATASET METHOD IPC STUDENT in front, or call the stages")
-    for settings in recipes.parse_each("validate", [*named, *flags], "--draw", "--labels --protocol"):
-        require_labels_for(settings, words[0], words[1], words[2])
+    for settings in recipes.parse_each("validate", [*flags_of_cell(*named), *flags], "--draw", "--labels --protocol"):
+        require_labels_for(settings)
         amp_type(settings.amp, choose_device(settings.device), auto_on_cuda="off")
     for name in (cell.validate.model, *recipe.recover.teachers, *recipe.relabel.teachers, recipe.patches.observer):
         check_network(name, cell.validate.dataset)
 
 
-def require_labels_for(settings: ValidateSettings, dataset: str, method: str, ipc: str) -> None:
-    """UserError where a student asks for other labels than the cell's relabel makes."""
-    made = recipes.stage_of("relabel", get_dataset(dataset), method, int(ipc), labels=settings.labels)
+def words_and_flags(words: Sequence[str], usage: str) -> tuple[Sequence[str], Sequence[str]]:
+    """DATASET METHOD IPC, maybe STUDENT, and the flags behind them; UserError with the usage where they are others."""
+    count = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    if count not in (3, 4):
+        raise UserError(usage)
+    return words[:count], words[count:]
+
+
+def flags_of_cell(dataset: str, method: str, ipc: str, student: str | None = None) -> list[str]:
+    """The flags of validate that say the same as these words."""
+    named = ["--dataset-name", dataset, "--recipe", method, "--ipc", ipc]
+    return named if student is None else [*named, "--model", student]
+
+
+def require_labels_for(settings: ValidateSettings) -> None:
+    """UserError where a student asks for other labels than the relabel of its recipe makes."""
+    made = recipes.stage_of("relabel", settings.dataset, settings.recipe, settings.ipc, labels=settings.labels)
     if settings.epochs > made.epochs:
         raise UserError(f"--epochs {settings.epochs}: this cell's labels have {made.epochs}, and a student no more")
     for name in ("batch_size", "min_scale", "mix"):

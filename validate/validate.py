@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 
+import torch
 from torch import Tensor
 
 from models.registry import check_network, training_bytes
@@ -62,7 +63,7 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
         distilled = read_distilled(images_path, dataset, team.workers)
         store = open_store(labels_path, verify=settings.verify)
         for cell in same:
-            runs += runs_of(cell, distilled, store, test_images)
+            runs += runs_of(settled(cell, distilled[2]), distilled, store, test_images)
     folders = list(dict.fromkeys(run.place.parent for run in runs))
     pending = [run for run in runs if not run.is_done]
     team.wait()  # until all have looked
@@ -78,20 +79,7 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
         paths, test_labels = list_images(settings.val_dir, dataset)
         test_set = LabelledImages(load_test_images_once(paths, dataset, settings.workers, team), test_labels)
     for run in team.share(pending):
-        started = time.monotonic()
-        with only_one(run.place, f"the student {run.settings.model} with seed {run.seed} is being trained"):
-            reset_peak_memory(device)
-            metrics, was_compiled = train_student(run, test_set, dataset, device, quiet=not team.is_main)
-            used = {
-                "seconds": round(sum(line["seconds"] for line in metrics), 2),
-                "seconds_this_run": round(time.monotonic() - started, 2),
-                "peak_memory_gib": peak_memory_bytes(device) / 2**30,
-                "device": describe_device(device),
-                "compiled": was_compiled,
-                "versions": versions(),
-            }
-            write_json(run.place / "result.json", {**run.made_with, **accuracies(metrics), **used, "metrics": metrics})
-            remove(run.place / CHECKPOINT)
+        make_result(run, test_set, dataset, device, quiet=not team.is_main)
     team.wait()
     if team.is_main:
         summaries = {folder: summarise(folder) for folder in folders}
@@ -100,6 +88,24 @@ def validate(cells: Sequence[ValidateSettings], team: Team) -> None:
         if len(folders) > 1:
             rows = [(name_of(cell), cell.ipc) for cell in cells]
             print_students({row: summaries[results_folder(cell)] for row, cell in zip(rows, cells, strict=True)})
+
+
+def make_result(run: Run, test_set: LabelledImages, dataset: Dataset, device: torch.device, quiet: bool) -> None:
+    """Train the student of a run and write `result.json` at its place. quiet: no progress bar."""
+    started = time.monotonic()
+    with only_one(run.place, f"the student {run.settings.model} with seed {run.seed} is being trained"):
+        reset_peak_memory(device)
+        metrics, was_compiled = train_student(run, test_set, dataset, device, quiet)
+        used = {
+            "seconds": round(sum(line["seconds"] for line in metrics), 2),
+            "seconds_this_run": round(time.monotonic() - started, 2),
+            "peak_memory_gib": peak_memory_bytes(device) / 2**30,
+            "device": describe_device(device),
+            "compiled": was_compiled,
+            "versions": versions(),
+        }
+        write_json(run.place / "result.json", {**run.made_with, **accuracies(metrics), **used, "metrics": metrics})
+        remove(run.place / CHECKPOINT)
 
 
 def name_of(cell: ValidateSettings) -> str:
@@ -142,19 +148,25 @@ def epochs_left(run: Run) -> int:
     return run.settings.epochs - (len(state["metrics"]) if state else 0)
 
 
-def runs_of(
-    settings: ValidateSettings, distilled: tuple[Tensor, Tensor, int], store: LabelStore, test_images: str
-) -> Iterator[Run]:
-    """A run for each seed of an IPC and student, if images and labels are what its settings say.
-
-    distilled: as of read_distilled; test_images: digest of the real ones. UserError where they do not fit the settings,
-    or where the folder has results of other settings.
-    """
-    images, classes, ipc = distilled
+def settled(settings: ValidateSettings, ipc: int) -> ValidateSettings:
+    """The settings for images that are so many a class, with the learning rates of these; printed. UserError where the
+    settings say another IPC."""
     if settings.ipc not in (None, ipc):
         raise UserError(f"--ipc {settings.ipc}: {settings.original_data_path} has {ipc} images a class")
     settings = with_rates(replace(settings, ipc=ipc))
     show("validate", settings)
+    return settings
+
+
+def runs_of(
+    settings: ValidateSettings, distilled: tuple[Tensor, Tensor, int], store: LabelStore, test_images: str
+) -> Iterator[Run]:
+    """A run for each seed of an IPC and student, if the labels are what its settings say.
+
+    settings: as of `settled`; distilled: as of read_distilled; test_images: digest of the real ones. UserError where
+    the labels do not fit, or where the folder has results of other settings.
+    """
+    images, classes, ipc = distilled
     digest = images_digest(images, classes)
     check_store(store, what_labels_must_have(settings, digest))
     made_with = {

@@ -555,6 +555,7 @@ def test_what_labels_must_have_follows_from_the_settings(world):
 def test_a_run_for_each_seed(labelled):
     (settings,) = validate.parse_cells(labelled.validate("--seed", "3", "1"))
     distilled = validate.read_distilled(settings.original_data_path, FASHION)
+    settings = validate.settled(settings, distilled[2])
     runs = list(validate.runs_of(settings, distilled, fkd.open_store(settings.fkd_path), "f" * 64))
     assert [run.seed for run in runs] == [3, 1]
     for run in runs:
