@@ -41,9 +41,11 @@ def _tile(image: Image.Image) -> Image.Image:
     return image.resize((TILE, TILE), Image.Resampling.NEAREST if enlarging else Image.Resampling.LANCZOS)
 
 
-def accuracy_curves(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Path:
-    """Draw accuracy in percent over epochs, one line a name. Returns `path`."""
-    return draw_curves(path, {"top-1 accuracy, %": curves}, "epoch", title)
+def accuracy_curves(
+    path: Path, curves: Mapping[str, Sequence[tuple[int, float]]], title: str, over: str = "epoch"
+) -> Path:
+    """Draw accuracy in percent over epochs, or whatever `over` says, one line a name. Returns `path`."""
+    return draw_curves(path, {"top-1 accuracy, %": curves}, over, title)
 
 
 def draw_curves(
@@ -79,7 +81,7 @@ def draw_curves(
         axes.set_axis_off()
     if len(panels) == 1:
         grid[0].set_title(title)
-        grid[0].legend(loc="lower right")
+        grid[0].legend(loc="best")
     else:
         figure.suptitle(title)
         figure.legend(handles=handles.values(), loc="outside lower center", ncols=2)

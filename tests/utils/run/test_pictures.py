@@ -55,6 +55,7 @@ def test_accuracy_curves(tmp_path):
         colours = {colour for _, colour in image.convert("RGB").getcolors(2**20)}
     assert {(31, 119, 180), (255, 127, 14)} <= colours  # matplotlib's first two: a line for each name
     assert accuracy_curves(tmp_path / "again.png", curves, "a title").read_bytes() == path.read_bytes()
+    assert accuracy_curves(tmp_path / "o.png", curves, "a title", over="classes").read_bytes() != path.read_bytes()
     single = accuracy_curves(tmp_path / "single.png", {"seed 0": [(1, 10.0)]}, "one test only")
     assert single.stat().st_size > 1000
 
