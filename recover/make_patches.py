@@ -66,7 +66,6 @@ def make_patches(settings: PatchSettings, team: Team) -> None:
     observer.module.to(device)
     # Not how many patches: more of them begin with the same ones.
     record = {"dataset_name": dataset.name, **identity_of(settings), "observer_sha256": observer.sha256}
-    record |= dict(zip(("area_min", "area_max"), settings.crop_area, strict=True))
     record |= {"train_images": sum(map(len, images)), LISTING: listing_digest(settings.train_dir, images)}
     check_record(folder / RECORD, record, "patches", younger=[LISTING])
     absent = [index for index in classes if missing_patch(folder, index, count)]

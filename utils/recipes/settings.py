@@ -103,9 +103,12 @@ class PatchSettings(RecipeSettings):
     num_crops: int = shaping(5, "random square crops from each image", within=(1, 10_000))
     max_images: int = shaping(300, "images of a class to look at", within=MANY)
     patches_per_class: int = setting(50, "patches to make", within=MANY)
-    crop_area: tuple[float, ...] = setting(
-        (0.08, 1.0), "least and largest share of the image that a crop covers (1 1: whole images)", within=AREA
-    )  # in records as area_min and area_max
+    crop_area: tuple[float, ...] = shaping(
+        (0.08, 1.0),
+        "least and largest share of the image that a crop covers (1 1: whole images)",
+        within=AREA,
+        recorded_as=("area_min", "area_max"),
+    )
     observer: str = shaping("ResNet18", "the teacher that scores")
     source: str = setting("offline", SOURCE_HELP, "--pretrained-model-type", choices=SOURCES)
     start_index: int = setting(0, "first class", within=INDEX, group="work")

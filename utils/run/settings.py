@@ -42,13 +42,15 @@ def setting(
     place: str | None = None,
     group: str | None = None,
     identity: str = NEVER,
+    recorded_as: Sequence[str] = (),
 ) -> Any:
     """A field of a settings class.
 
     flags: its names on the command line where they are not the field's; the first is its name in records. within: the
     range of a number, both ends included; choices: the words there are; spellings: words taken for others; switches:
     further flags that stand for a value; required: it has to be given; place: the default of a folder where a recipe is
-    named, see `fill_places` of utils/recipes; group: heading of this field and those behind it in --help and in the
+    named, see `fill_places` of utils/recipes; recorded_as: the name of each of its values in records, where they have
+    some of their own; group: heading of this field and those behind it in --help and in the
     printed table.
     """
     return dataclasses.field(default=default, metadata={name: v for name, v in locals().items() if name != "default"})
@@ -106,7 +108,9 @@ def identity_of(settings: StageSettings) -> dict[str, object]:
     found = {}
     for field in dataclasses.fields(settings):
         value, kind = getattr(settings, field.name), field.metadata["identity"]
-        if kind == ALWAYS or (kind == WHERE_SET and value != field.default):
+        if names := field.metadata["recorded_as"]:
+            found |= zip(names, value, strict=True)
+        elif kind == ALWAYS or (kind == WHERE_SET and value != field.default):
             found[record_name(field)] = list(value) if isinstance(value, tuple) else value
     return found
 

@@ -102,6 +102,7 @@ def test_real_images_have_the_labels_of_all_variants_that_label_alike():
         ("fadrm", "patches/cifar100"),
         ("fadrm:selector=hard", "patches/cifar100"),
         ("fadrm:factor=2:num_crops=3", "patches/cifar100/factor=2_num_crops=3"),
+        ("fadrm:crop_area=1,1", "patches/cifar100/crop_area=1,1"),
         ("rded:num_crops=3", "patches/cifar100/rded_ipc10_num_crops=3"),
     ],
 )
