@@ -12,7 +12,7 @@ class are matched to their own (its files have mean and variance swapped); a cla
 images, each used once (its own are drawn with replacement from those of IPC 50); teachers are those of the dataset's
 pool, as for g-vbsm, in both stages (on imagenet1k its own have AlexNet too, and label without EfficientNet); statistics
 are those of a whole batch (its own: of a GPU's share). The paper's flatness term is an option, as its released scripts
-leave it off: `--terms cross_entropy r_bn flatness`.
+leave it off: `bash run.sh imagenet1k edc:terms=cross_entropy,r_bn,flatness 10`.
 """
 
 from dataclasses import replace

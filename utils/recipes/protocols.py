@@ -22,6 +22,9 @@ HARD = {"loss": "cross_entropy", "optimizer": "sgd", "sgd_lr": 0.01, "momentum":
 HARD |= {"schedule": "step"}
 CA2D = {"accumulation": 1, "augmentation": "dsa"}
 STUDENTS = {"fixed": FIXED | CA2D, "hard": HARD | CA2D, "plain": {"augmentation": "none"}}
+# The embedded dataset's own rates, on the split of utils/recipes/base.py: at 0.001, 0.005, 0.02 fadrm's images have 55,
+# 71, 73 % by fixed labels; at 0.01, 0.05 they have 66, 70 % by hard ones.
+OF_FASHION_MNIST = {"fixed": {"adamw_lr": 0.02}, "hard": {"sgd_lr": 0.05}}
 
 
 def under(
@@ -34,7 +37,9 @@ def under(
         if own is None:
             raise UserError(f"{method} has no protocol of its own here: leave --protocol own out")
         return own(recipe, dataset, ipc)
-    as_views = labels == "plain" or dataset.name == "fashion_mnist"
+    is_embedded = dataset.name == "fashion_mnist"
+    as_views = labels == "plain" or is_embedded
     batch = recipe.validate.batch_size if as_views else min(256, dataset.num_classes * ipc)
-    recipe = recipe.set(mix=None, batch_size=batch, labels=labels)
-    return recipe.set_in("relabel", eval_mode="T", tiles=1).set_in("validate", **STUDENTS[labels])
+    recipe = recipe.set(mix=None, batch_size=batch, labels=labels).set_in("relabel", eval_mode="T", tiles=1)
+    student = STUDENTS[labels] | (OF_FASHION_MNIST.get(labels, {}) if is_embedded else {})
+    return recipe.set_in("validate", **student)

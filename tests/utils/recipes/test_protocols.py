@@ -39,6 +39,8 @@ def test_fixed_and_hard_have_one_store_and_students_of_their_own():
     assert found == ("cross_entropy", "sgd", 0.01, 0.9, 5e-4, "step")
     assert (student.augmentation, other.augmentation) == ("dsa", "dsa")
     assert stages("fixed", ipc=1)[0].batch_size == 100  # no more than there are images
+    rates = [stages(labels, "fadrm", FASHION)[1] for labels in ("fixed", "hard")]
+    assert (rates[0].adamw_lr, rates[1].sgd_lr) == (0.02, 0.05)  # its own, as its batch and epochs are
 
 
 @pytest.mark.parametrize(
