@@ -56,7 +56,7 @@ from validate.report import (
     spread,
     words_and_flags,
 )
-from validate.tables import write_table
+from validate.tables import markdown, write_table
 from validate.validate import make_result, runs_of, settled
 
 APART = "_incremental"  # what names of folders of steps end in
@@ -242,11 +242,12 @@ def report_steps(settings: ValidateSettings, number: int) -> None:
         if curves := read_curves(settings, name, counts):
             rows[name.replace(f"_ipc{ipc}_{model}", "")] = curves
     title = f"{dataset.name}, IPC {ipc}, {settings.model}, {number} steps"
-    header = " | ".join(f"{count} classes" for count in counts)
-    lines = [f"| {title}: top-1 % | {header} | seeds |", "|---" * (number + 2) + "|"]
-    for row, curves in rows.items():
-        values = [shown(spread(list(curves.values()), place)) for place in range(number)]
-        lines.append(f"| {row} | {' | '.join(values)} | {len(curves)} |")
+    heads = [f"{title}: top-1 %", *(f"{count} classes" for count in counts), "seeds"]
+    body = [
+        [row, *(shown(spread(list(curves.values()), place)) for place in range(number)), len(curves)]
+        for row, curves in rows.items()
+    ]
+    lines = markdown(heads, body)
     seeds = sorted({seed for curves in rows.values() for seed in curves})
     content = {"dataset": dataset.name, "ipc": ipc, "student": settings.model, "steps": number, "classes": counts}
     content["orders"] = {str(seed): class_order(dataset, seed) for seed in seeds}

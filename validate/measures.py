@@ -17,7 +17,7 @@ from utils.run.errors import UserError, run_entry
 from utils.run.pictures import draw_curves
 from utils.run.settings import Parser
 from validate.report import holds, reports_folder
-from validate.tables import write_table
+from validate.tables import markdown, write_table
 
 ROWS = 10  # of a method in the table; the picture and the JSON file have all
 LOOKS = {"information": "information score, nats", "pixel_entropy": "pixel entropy, nats"}
@@ -111,30 +111,26 @@ def mean_of(lines: Sequence[Mapping], counts: Sequence[int]) -> dict:
 def table_of(courses: Mapping[str, Course], terms: Sequence[str]) -> list[str]:
     """The table of looks in Markdown: the start, then evenly spaced ones up to the last."""
     heads = ["method", "reference", "images", "iteration", *LOOKS.values(), *(TERMS.get(term, term) for term in terms)]
-    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    rows = []
     for method, course in courses.items():
         start, *others = course.plain
         for line in [start, *others[::-1][:: max(1, -(-len(others) // ROWS))][::-1]]:
             values = [f"{line[name]:.3f}" for name in LOOKS]
             values += [f"{line['terms'][term]:.3f}" if term in line["terms"] else "" for term in terms]
-            cells = [method, course.reference, course.images, line["iteration"], *values]
-            rows.append("| " + " | ".join(map(str, cells)) + " |")
-    return rows
+            rows.append([method, course.reference, course.images, line["iteration"], *values])
+    return markdown(heads, rows)
 
 
 def merges_of(courses: Mapping[str, Course]) -> list[str]:
     """The table of merges in Markdown, as table 12 of the paper."""
-    rows = [
-        "| method | merge | iteration | feature cosine | top-1 before, % | after | information before | after |",
-        "|---" * 8 + "|",
-    ]
+    heads = ["method", "merge", "iteration", "feature cosine", "top-1 % before", "after", "information before", "after"]
+    rows = []
     for method, course in courses.items():
         for line in course.merges:
             values = [f"{line[side]['top1']:.1f}" for side in ("before", "after")]
             values += [f"{line[side]['information']:.3f}" for side in ("before", "after")]
-            cells = [method, line["merge"], line["iteration"], f"{line['cosine']:.3f}", *values]
-            rows.append("| " + " | ".join(map(str, cells)) + " |")
-    return rows
+            rows.append([method, line["merge"], line["iteration"], f"{line['cosine']:.3f}", *values])
+    return markdown(heads, rows)
 
 
 def draw(path: Path, courses: Mapping[str, Course], terms: Sequence[str], title: str) -> None:

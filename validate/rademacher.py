@@ -32,7 +32,7 @@ from utils.run.errors import UserError, run_entry
 from utils.run.randomness import generator_for
 from utils.run.settings import Parser
 from validate.report import reports_folder
-from validate.tables import write_table
+from validate.tables import markdown, write_table
 from validate.training import build_student
 
 PUBLISHED = {  # table 8: mean and standard error on original and on optimised patches
@@ -156,17 +156,14 @@ def table_of(rows: Sequence[Mapping], about: Mapping[str, object]) -> list[str]:
     def shown(mean: float, error: float | None) -> str:
         return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
 
-    lines = [
-        "| {dataset}, {method}, IPC {ipc}: B = {bound:g}, {epochs} epochs, {draws} draws | original patches "
-        "| optimised | paper: original | optimised |".format(**about),
-        "|---" * 5 + "|",
-    ]
+    title = "{dataset}, {method}, IPC {ipc}: B = {bound:g}, {epochs} epochs, {draws} draws".format(**about)
+    body = []
     for row in rows:
         published = row["published"] or {}
         cells = [shown(row[kind]["mean"], row[kind]["error"]) for kind in ("original", "optimised")]
         cells += [shown(*published[kind]) if kind in published else "" for kind in ("original", "optimised")]
-        lines.append("| " + " | ".join([row["network"], *cells]) + " |")
-    return lines
+        body.append([row["network"], *cells])
+    return markdown([title, "original patches", "optimised", "paper: original", "optimised"], body)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from utils.run.errors import UserError
 from utils.run.records import differences
 from utils.seams import SELECTORS
 from validate.report import Cell, cell_of, read_repeats, reports_folder, results_folder, shown, spread
-from validate.tables import write_table
+from validate.tables import markdown, write_table
 
 PROTOCOLS = ("views", "hard", "plain")
 SCORES = ("hlr", "ior", "lrs", "ars")
@@ -106,10 +106,8 @@ def report_ranking(dataset_name: str, ipc: str, student: str | None = None) -> P
     if whole is None:
         missing.insert(0, f"python -m models.pretrain --dataset-name {dataset_name} --model {model}")
     rows.sort(key=lambda row: (" real images" in row["row"], -row["lrs"]["mean"] if row["lrs"] else 0.0))
-    lines = [f"| {dataset_name}, IPC {ipc}, {model}: % | HLR | IOR | LRS | ARS | seeds |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        cells = " | ".join(shown(row[name]) if row[name] else "" for name in SCORES)
-        lines.append(f"| {row['row']} | {cells} | {len(row['seeds'])} |")
+    body = [[row["row"], *(shown(row[s]) if row[s] else "" for s in SCORES), len(row["seeds"])] for row in rows]
+    lines = markdown([f"{dataset_name}, IPC {ipc}, {model}: %", *map(str.upper, SCORES), "seeds"], body)
     path = reports_folder(cell.validate) / f"{dataset_name}_ipc{ipc}_{recipes.file_name(model)}_ranking.json"
     content = {"dataset": dataset_name, "ipc": int(ipc), "student": model, "whole_set_top1": whole, "rows": rows}
     return write_table(path, lines, content, list(dict.fromkeys(missing)))

@@ -68,11 +68,8 @@ def report_methods(dataset_name: str, ipc: str | None = None, student: str | Non
     missing = [command for name, command in commands.items() if ipc and name not in rows]
     columns = in_order(entry for row in rows.values() for entry in row.values())
     names = sorted(rows, key=lambda row: rank_of(row, rows[row], columns))
-    heads, body = (
-        [f"{dataset_name}, top-1 %", *columns],
-        [[row, *(told(rows, row, c) for c in columns)] for row in names],
-    )
-    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *body)]
+    body = [[row, *(told(rows, row, column) for column in columns)] for row in names]
+    lines = markdown([f"{dataset_name}, top-1 %", *columns], body)
     lines += ["", f"{NOT_ABOVE}: not above random images with the same labels by more than the larger of both spreads"]
     entries = [rows[row][column]._asdict() for row in names for column in columns if column in rows[row]]
     name = f"{dataset_name}_ipc{ipc}_{recipes.file_name(its.model)}" if ipc else f"{dataset_name}_all"
@@ -81,9 +78,11 @@ def report_methods(dataset_name: str, ipc: str | None = None, student: str | Non
 
 
 class Entry(NamedTuple):
-    """What one row has in one column: top-1 of the last epoch and of the best, in percent, over so many repeats."""
+    """What one row has in one column: top-1 of the last epoch and of the best, in percent, over so many repeats. by:
+    whose labels and protocol it has, as folders call the method."""
 
     row: str
+    by: str
     ipc: int
     student: str
     labels: str
@@ -106,12 +105,15 @@ def entries_of(folder: Path) -> Iterator[Entry]:
             print(f"left out: {error}", flush=True)
             continue
         first = results[0]
-        images, by, _ = name.partition(f"_ipc{first['ipc']}_")[0].partition("_by_")
-        whose = name.partition("_by_")[2].partition("_ipc")[0]
-        row = f"{images}{BY}{whose}" if by else str(first["method"])
+        row = method = str(first["method"])
+        images, is_real, by = name.partition(f"_ipc{first['ipc']}_")[0].partition("_by_")
+        if is_real:
+            row = f"{images}{BY}{by}"
+        else:
+            by = recipes.name_in(method, ("relabel", "validate"))
         labels = first.get("settings", {}).get("labels", "views")
         spreads = (spread(results, key) for key in ("top1", "best_top1"))
-        yield Entry(row, first["ipc"], first["student"], labels, *spreads, len(results))
+        yield Entry(row, by, first["ipc"], first["student"], labels, *spreads, len(results))
 
 
 def in_order(entries: Iterable[Entry]) -> list[str]:
@@ -130,7 +132,7 @@ def told(rows: Mapping[str, Mapping[str, Entry]], row: str, column: str) -> str:
     entry = rows[row].get(column)
     if entry is None:
         return ""
-    random = rows.get(f"random{BY}{row.partition(BY)[2] or row}", {}).get(column)
+    random = rows.get(f"random{BY}{entry.by}", {}).get(column)
     text = f"{shown(entry.top1)} ({entry.repeats})"
     if random is None or random is entry:
         return text
@@ -142,9 +144,10 @@ def report_published(number: str, dataset_name: str) -> Path:
     """Print and write a table of the paper for a dataset: published beside measured, and the commands of what is
     missing. Returns the file that it wrote. UserError for a table that there is not, or that has not the dataset."""
     with PUBLISHED.open(newline="") as file:
-        published = [row for row in csv.DictReader(file) if row["table"] == number]
+        everything = list(csv.DictReader(file))
+    published = [row for row in everything if row["table"] == number]
     if not published:
-        tables = sorted({row["table"] for row in csv.DictReader(PUBLISHED.open(newline=""))}, key=int)
+        tables = dict.fromkeys(row["table"] for row in everything)
         raise UserError(f"table {number} is none of {' '.join(tables)}{ELSEWHERE.get(number, '')}")
     datasets = dict.fromkeys(row["dataset"] for row in published)
     if dataset_name not in datasets:
@@ -160,7 +163,7 @@ def report_published(number: str, dataset_name: str) -> Path:
     heads = [f"table {number}, {dataset_name}", "IPC", "student"]
     heads += [head for key in keys for head in (MEASURED[key], "measured", "difference")]
     body = [[name_of(row), row["ipc"], row["student"], *chain(*(beside(row, key) for key in keys))] for row in rows]
-    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *body)]
+    lines = markdown(heads, body)
     if reading := OUR_READING.get(number):
         lines += ["", f"Our reading: {reading}"]
     path = reports_folder(row_settings("validate", row)) / f"{dataset_name}_table{number}.json"
@@ -203,6 +206,12 @@ def beside(row: Mapping[str, Any], key: str) -> tuple[str, str, str]:
         told, mean = "" if measured is None else f"{measured:.2f}", measured
     difference = "" if published is None or mean is None else f"{mean - published:+.2f}"
     return "" if published is None else f"{published:.{DIGITS[key]}f}", told, difference
+
+
+def markdown(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    first, *others = [f"| {' | '.join(map(str, cells))} |" for cells in (heads, *rows)]
+    return [first, "|---" * len(heads) + "|", *others]
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:

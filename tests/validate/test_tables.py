@@ -32,7 +32,7 @@ def test_all_methods_stand_in_one_table_beside_real_images(capsys):
     write_results(random.with_name(random.name.replace("random", "coverage")), ours(0, (30.0, 35.0), method="coverage"))
     report.main(["--methods", "cifar100", "10"])
     printed = capsys.readouterr().out
-    assert [line for line in printed.splitlines() if line.startswith("| ")][2:] == [
+    assert [line for line in printed.splitlines() if line.startswith("| ")][1:] == [
         "| edc | 50.00 (1) |",
         "| fadrm | 42.50 ± 2.12 (2) |",
         "| coverage, labels of fadrm | 35.00 (1) |",
@@ -117,12 +117,12 @@ def test_variants_stand_in_the_table_of_methods_and_share_their_random_images(ca
     for method, top1 in (("fadrm", 50.0), ("fadrm:alpha=0.6", 51.0)):
         cell = cell_of("cifar100", method, "10")
         write_results(folders_of(cell)[0], ours(0, (40.0, top1), method=method))
-    write_results(folders_of(cell)[1], ours(0, (40.0, 30.0)))
+    write_results(folders_of(cell)[1], ours(0, (40.0, 50.0)))
     report.main(["--methods", "cifar100", "10"])
-    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:] == [
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:] == [
         "| fadrm:alpha=0.6 | 51.00 (1) |",
-        "| fadrm | 50.00 (1) |",
-        "| random, labels of fadrm | 30.00 (1) |",
+        "| fadrm | 50.00 (1) ~ |",
+        "| random, labels of fadrm | 50.00 (1) |",
     ]
 
 
@@ -148,7 +148,7 @@ def test_everything_that_has_results_stands_in_one_table(capsys):
         of(method, ipc, student, **{names[word]: word for word in others})
     report.main(["--methods", "cifar100"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [lines[0], *lines[2:]] == [
+    assert lines == [
         "| cifar100, top-1 % | IPC 1, ResNet18 | IPC 10, ResNet18 | IPC 10, ResNet50 | IPC 10, ResNet18, hard |",
         "| fadrm | 20.00 (1) | 51.00 ± 1.41 (2) | 55.00 (1) | 30.00 (1) |",
         "| edc |  | 60.00 (1) |  |  |",
