@@ -48,15 +48,19 @@ def lay_out(images: Iterable[np.ndarray], labels: Sequence[int], class_names: Se
     of a class is its number and its name; a file's name is the image's place in `images`.
     """
     digits = len(str(len(class_names) - 1))
-    slugs = ["-".join(name.lower().replace("_", " ").replace("/", " ").split()) for name in class_names]
     with whole_folder(destination) as part:
-        folders = [part / f"{label:0{digits}d}_{slug}" for label, slug in enumerate(slugs)]
+        folders = [part / f"{label:0{digits}d}_{slug(name)}" for label, name in enumerate(class_names)]
         for folder in folders:
             folder.mkdir()
         labelled = zip(images, labels, strict=True)
         bar = tqdm(labelled, desc=f"laying out {destination}", total=len(labels), unit="image", delay=1)
         for place, (image, label) in enumerate(bar):
             Image.fromarray(image).save(folders[label] / f"{place:05d}.png")
+
+
+def slug(name: str) -> str:
+    """A class's name as folders have it: `T-shirt or top` as `t-shirt-or-top`."""
+    return "-".join(name.lower().replace("_", " ").replace("/", " ").split())
 
 
 def link_out(by_class: Mapping[str, Iterable[Path]], destination: Path) -> None:
