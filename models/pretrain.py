@@ -162,7 +162,7 @@ def warn_of_poor(name: str, top1: float, dataset: Dataset, pool: Path) -> None:
     """Warn of a teacher near chance, or with less than half of the best accuracy that is recorded or published."""
     recorded = [read_json(path).get("top1", 0.0) for path in pool.glob("*.json") if path.name != "report.json"]
     known, chance = max([*recorded, WHOLE_DATA_TOP1.get(dataset.name, 0.0)]), 100 / dataset.num_classes
-    if top1 < max(1.5 * chance, known / 2):
+    if teachers.is_poor(top1, known, dataset):
         print(
             f"WARNING: {name} has {top1:.2f} % on {dataset.name} (chance {chance:.2f}, best known {known:.2f} %): the "
             "order of its classes may not be that of the class folders, or it is of other images or another size",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from models.checkpoints import checkpoint_path
+from utils.data.table import Dataset
 from utils.recipes import file_name
 from utils.run.device import versions
 from utils.run.errors import UserError
@@ -58,6 +59,11 @@ def recorded_accuracies(pool: Path | None, names: Sequence[str]) -> tuple[float,
     shown = ", ".join(f"{name} {record['top1']:.2f} %" for name, record in records.items())
     print(f"note: no priors are given or published: taking the teachers' recorded accuracies, {shown}", flush=True)
     return tuple(records[name]["top1"] for name in names)
+
+
+def is_poor(top1: float, known: float, dataset: Dataset) -> bool:
+    """Whether an accuracy in percent is near chance, or less than half of what is known to be possible."""
+    return top1 < max(1.5 * 100 / dataset.num_classes, known / 2)
 
 
 def check_trained_with(pool: Path, record: Mapping, settings: Mapping[str, object]) -> None:
