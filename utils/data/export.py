@@ -13,7 +13,6 @@ import os
 import statistics
 from argparse import Namespace
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -35,7 +34,7 @@ from utils.run.records import check_shape
 from utils.run.settings import Parser
 from utils.run.space import Output, require_space
 
-RESULT = {"student": str, "epochs": int, "top1": float}  # what the card reads of one
+RESULT = {"student": str, "epochs": int, "seed": int, "top1": float, "settings": dict}  # what the card reads of one
 # Of the real images that a set was made from: the Hub's name of the licence, and a sentence.
 IMAGENET_TERMS = ("other", "ImageNet's terms of access: for non-commercial research and education.")
 LICENCES = {
@@ -71,7 +70,7 @@ images sha256 `{images_sha256}`, labels sha256 `{labels_sha256}`
 
 Of students on the real validation images, after the last epoch:
 
-| student | labels | epochs | runs | top-1 % |
+| student | labels | epochs | seeds | top-1 % |
 |---|---|---|---|---|
 {results}
 
@@ -189,20 +188,22 @@ def fixed_labels(store: LabelStore) -> Tensor:
 
 
 def results_of(settings: ValidateSettings, distilled: DistilledSet) -> list[str]:
-    """A row of the card's table for each student and protocol with results of just these images and labels."""
-    found = []
+    """A row of the card's table for each student and way to train it with results of just these images and labels."""
+    runs: dict[tuple, dict[int, float]] = {}  # top-1 by seed
     for path in sorted((settings.output_dir / distilled.dataset.name).glob("*/seed*/result.json")):
         result = read_json(path)
         check_shape(path, result, RESULT, "remove it and run validate again")
-        of_these = result.get("images_sha256") == distilled.images_sha256
-        if of_these and (distilled.store and distilled.store.sha256) in (None, result.get("labels_sha256")):
-            protocol = result.get("settings", {}).get("labels", "views")
-            found.append((result["student"], protocol, result["epochs"], result["top1"]))
+        store, trained = distilled.store, result["settings"]
+        if result.get("images_sha256") == distilled.images_sha256 and (
+            store is None or result.get("labels_sha256") == store.sha256
+        ):
+            row = (result["student"], trained.get("labels", "views"), result["epochs"], json.dumps(trained))
+            runs.setdefault(row, {})[result["seed"]] = result["top1"]
     rows = []
-    for (student, protocol, epochs), same in groupby(sorted(found), key=lambda entry: entry[:3]):
-        top1 = [entry[3] for entry in same]
+    for (student, labels, epochs, _), by_seed in sorted(runs.items()):
+        top1 = [*by_seed.values()]
         spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
-        rows.append(f"| {student} | {protocol} | {epochs} | {len(top1)} | {statistics.mean(top1):.2f}{spread} |")
+        rows.append(f"| {student} | {labels} | {epochs} | {len(top1)} | {statistics.mean(top1):.2f}{spread} |")
     return rows
 
 

@@ -93,6 +93,21 @@ def test_the_card(origin, tmp_path):
     assert f"validate.validate --dataset-name fashion_mnist --recipe fadrm --ipc 1 --model {STUDENT}\n" in text
 
 
+def test_a_seed_counts_once_and_other_settings_are_another_row(copied, tmp_path):
+    results = copied / "generated_data" / "validate_output" / "fashion_mnist"
+    (folder,) = results.iterdir()
+    shutil.copytree(folder, results / "the same under another name")
+    shutil.copytree(folder / "seed1", results / "other" / "seed1")
+    changed = {**result_of(copied, 1), "top1": 12.5}
+    changed["settings"]["adamw_lr"] = 0.5
+    (results / "other" / "seed1" / "result.json").write_text(json.dumps(changed))
+    main([*CELL, "--to", str(tmp_path / "set")])
+    rows = [
+        line for line in (tmp_path / "set" / "README.md").read_text().splitlines() if line.startswith(f"| {STUDENT}")
+    ]
+    assert [row.split(" | ")[3] for row in rows] == ["3", "1"] and rows[1].endswith("| 12.50 |")
+
+
 def test_results_on_other_labels_are_not_on_the_card(origin, tmp_path):
     main([*CELL, "--to", str(tmp_path / "set"), "--labels", "fixed"])
     text = (tmp_path / "set" / "README.md").read_text()
