@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.checkpoints import Teacher
 from utils.data.distilled import distilled_path
-from utils.data.images import channel_tensors, normalise
+from utils.data.images import channel_tensors, class_names, normalise
 from utils.data.table import Dataset
 from utils.patches.patches import load_patches, require_patches
 from utils.recipes.settings import RecoverSettings
@@ -175,4 +175,5 @@ def draw_contact_sheet(
             "patches": [[Image.fromarray(p) for p in row.permute(0, 2, 3, 1).numpy()] for row in patches],
             **panels,
         }
-    contact_sheet(path, panels, [f"class {index}" for index in classes])
+    names = class_names(dataset)
+    contact_sheet(path, panels, [names[index] for index in classes])

@@ -11,7 +11,7 @@ from torch import nn
 
 from models import registry
 from models.checkpoints import load_network, save_state
-from recover import recover
+from recover import batches, recover
 from utils import recipes
 from utils.data.distilled import distilled_path
 from utils.data.table import get_dataset
@@ -37,6 +37,26 @@ def test_a_run_leaves_images_record_report_and_contact_sheet(world, capsys):
         assert sheet.width > sheet.height / 3
     assert not list(folder.rglob("*.part"))
     assert "20 images" in capsys.readouterr().out
+
+
+@pytest.fixture
+def sheets(monkeypatch):
+    """The contact sheets that are drawn: panels, and names of the rows."""
+    drawn = []
+    monkeypatch.setattr(batches, "contact_sheet", lambda path, panels, names: drawn.append((panels, names)))
+    return drawn
+
+
+def test_the_contact_sheet_calls_classes_by_name(world, sheets, monkeypatch):
+    monkeypatch.delenv("train_dir", raising=False)
+    monkeypatch.setenv("val_dir", str(world.root))
+    recover.main(world.recover("--ipc-end", "1", "--start-index", "5", name="before"))
+    for index in range(10):
+        (world.root / "fashion_mnist" / f"{index}_{'abcdefghij'[index]}").mkdir(parents=True)
+    recover.main(world.recover("--ipc-end", "1", "--start-index", "5", name="after"))
+    (panels, numbers), (_, names) = sheets
+    assert numbers == [f"class {index}" for index in range(5, 10)] and names == list("fghij")
+    assert list(panels) == ["patches", "distilled"] and [len(rows) for rows in panels.values()] == [5, 5]
 
 
 def test_images_differ_from_their_patches_but_not_wholly(world):

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -75,6 +75,18 @@ def class_folders(root: Path, dataset: Dataset) -> list[Path]:
             f"folders of its classes there and no others"
         )
     return [root / name for name in names]
+
+
+def class_names(dataset: Dataset) -> list[str]:
+    """What pictures call the classes: by their folders in train_dir or val_dir of config.sh, a number before the name
+    left out; `class 7` where there are no folders, or these have numbers alone."""
+    for place in filter(None, map(os.environ.get, ("train_dir", "val_dir"))):
+        with suppress(UserError, OSError):
+            names = [folder.name for folder in class_folders(Path(place) / dataset.name, dataset)]
+            if not all(name.isdecimal() for name in names):
+                parts = [re.fullmatch(r"[0-9]+[-_. ]+(.+)", name) for name in names]
+                return [part[1] for part in parts] if all(parts) else names
+    return [f"class {index}" for index in range(dataset.num_classes)]
 
 
 def folder_names(root: Path) -> list[str]:

@@ -19,6 +19,7 @@ from utils.data.images import (
     channel_tensors,
     check_images,
     class_folders,
+    class_names,
     decode,
     folder_names,
     images_by_class,
@@ -100,6 +101,36 @@ def test_wrong_number_of_classes_names_both_counts(tmp_path):
     (tmp_path / "0").mkdir()
     with pytest.raises(UserError, match=rf"{tmp_path} has 1 class folders, cifar10 has 10 classes: put the folders of"):
         list_images(tmp_path, CIFAR10)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        ([f"{number}_{name}" for number, name in enumerate("abcdefghij")], list("abcdefghij")),
+        ([f"0{number}-ankle boot {number}" for number in range(10)], [f"ankle boot {number}" for number in range(10)]),
+        ([f"n0144076{number}" for number in range(10)], [f"n0144076{number}" for number in range(10)]),
+        ([*"abcdefghi", "9_lives"], ["9_lives", *"abcdefghi"]),
+        ([f"0000{number}" for number in range(10)], [f"class {number}" for number in range(10)]),
+        (list("abcdefghi"), [f"class {number}" for number in range(10)]),  # one is missing
+    ],
+)
+@pytest.mark.parametrize("split", ["train_dir", "val_dir"])
+def test_classes_are_called_as_their_folders(tmp_path, monkeypatch, split, folders, names):
+    for name in folders:
+        (tmp_path / split / "cifar10" / name).mkdir(parents=True)
+    for each in ("train_dir", "val_dir"):
+        monkeypatch.setenv(each, str(tmp_path / each))
+    assert class_names(CIFAR10) == names
+
+
+def test_without_folders_classes_have_their_numbers(tmp_path, monkeypatch):
+    numbers = [f"class {number}" for number in range(10)]
+    monkeypatch.setenv("train_dir", str(tmp_path))
+    monkeypatch.setenv("val_dir", "")
+    assert class_names(CIFAR10) == numbers
+    monkeypatch.delenv("train_dir")
+    monkeypatch.delenv("val_dir")
+    assert class_names(CIFAR10) == numbers
 
 
 @pytest.mark.parametrize("odd", ["__MACOSX", "lost+found"])
