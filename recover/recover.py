@@ -79,7 +79,8 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     check_record(record_path(folder), made_with, "distilled images")
     missing = [batch for batch in work if not all(path.exists() for path in batch.paths(folder, dataset))]
     team.wait()  # until all have looked
-    copies = 2 if settings.store_initialised_images else 1
+    stages_kept = range(1, len(stages)) if settings.store_stages else range(0)
+    copies = 1 + settings.store_initialised_images + len(stages_kept)
     output = images_output(copies * sum(len(batch.members) for batch in missing), dataset)
     require_space(folder, output)
     if settings.dry_run:
@@ -91,7 +92,7 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     teachers = match_teachers(settings, loaded, plan, dataset, device, real)
     verifier, reference = load_verifier(settings, dataset, device), load_reference(settings, dataset, device)
     valid_range = batches.valid_range_of(dataset, device)
-    started, made, unmeasured = start_run(device), 0, 0
+    started, made, unmeasured, unstaged = start_run(device), 0, 0, 0
     mine = [*team.share(missing), *team.share([batch for batch in work if batch not in missing])]
     progress = tqdm(total=len(mine) * plan.iterations, desc="recover", unit="it", disable=not team.is_main)
     with progress, BackgroundWriter() as writer:
@@ -100,8 +101,11 @@ def recover(settings: RecoverSettings, team: Team) -> None:
             digest = batches.batch_digest(made_with, patches)
             paths, place = batch.paths(folder, dataset), measures_path(folder, batch)
             about = about_measures(settings, batch, reference, digest) if reference else None
+            of_stages = {k: batch.paths(batches.stage_folder(folder, k), dataset) for k in stages_kept}
+            has_stages = all(is_made_with(path, digest) for its in of_stages.values() for path in its)
             if all(is_made_with(path, digest, dataset.size) for path in paths):
                 unmeasured += about is not None and not is_measured(place, about)
+                unstaged += not has_stages
                 progress.update(plan.iterations)
                 continue
             generator = generator_for(settings.seed + settings.draw, "recover", dataset.name, *batch.key)
@@ -112,6 +116,9 @@ def recover(settings: RecoverSettings, team: Team) -> None:
                     teacher.begin(labels, generator)
             ask = partial(asked, committee, teachers, batch)
             residual = RESIDUALS[settings.residual](settings, patches)
+            kept: dict[int, torch.Tensor] = {}
+            if stages_kept:
+                residual = batches.keep_stages(residual, kept, dataset)
             measures = None
             if about is not None:
                 measures = Measures(about, reference.module, start, labels, plan.iterations, dataset)
@@ -131,25 +138,35 @@ def recover(settings: RecoverSettings, team: Team) -> None:
             if settings.store_initialised_images:
                 initial = batch.paths(folder.with_name(f"{folder.name}_initialised"), dataset)
                 writer.submit(write_distilled, initial, to_pixels(start, dataset).cpu(), digest)
+            for stage, pixels in kept.items():
+                writer.submit(write_distilled, of_stages[stage], pixels, digest)
             writer.submit(write_distilled, paths, to_pixels(images, dataset).cpu(), digest)
             made += len(paths)
-    made, unmeasured = team.total(made), team.total(unmeasured)
+    made, unmeasured, unstaged = map(team.total, (made, unmeasured, unstaged))
     if team.is_main:
         sheet = folder / "contact_sheet.png"
         if made or not sheet.exists():
-            batches.draw_contact_sheet(sheet, settings, folder, dataset, work)
+            batches.draw_contact_sheet(sheet, settings, folder, dataset, work, range(0) if unstaged else stages_kept)
         files = {"contact sheet": str(sheet)}
         if reference is not None:
             files["measures"] = str(measures_folder(folder))
+        if stages_kept:
+            files["stages"] = str(batches.stage_folder(folder, 1))
         if unmeasured:
-            print(
-                f"note: {unmeasured} of the batches were there already, without measures every "
-                f"{settings.measure_every} iterations by {reference.name}: move {folder} away, and the same command "
-                f"makes the same images and measures them",
-                flush=True,
-            )
+            say_unmade(folder, unmeasured, f"measures every {settings.measure_every} iterations by {reference.name}")
+        if unstaged:
+            say_unmade(folder, unstaged, "the images of their stages")
         note = is_compiled(teachers)
         report_run("recover", folder / "report.json", device, started, made, "images", files, team.count, compiled=note)
+
+
+def say_unmade(folder: Path, count: int, what: str) -> None:
+    """Say that some batches lack what only comes with their images."""
+    print(
+        f"note: {count} of the batches were there already, without {what}: move {folder} away, and the same command "
+        f"makes the same images and {what}",
+        flush=True,
+    )
 
 
 def with_priors(settings: RecoverSettings) -> RecoverSettings:

@@ -23,8 +23,8 @@ VISIBLE = {  # those that --help explains
         "--dataset-name --exp-name --syn-data-path --recipe --ipc --teacher-model-list --pretrained-model-type "
         "--model-pool-dir --patch-dir --patch-diff --initialisation-method --input-size-lis --optimization-budgets "
         "--alpha --lr --r-bn --first-bn-multiplier --jitter --batch-size --ipc-start --ipc-end --start-index "
-        "--end-index --apply-data-augmentation --store-initialised-images --verifier --verifier-arch "
-        "--verifier-weight-path --committee --layout --terms --residual --probe",
+        "--end-index --apply-data-augmentation --store-initialised-images --store-stages --verifier "
+        "--verifier-arch --verifier-weight-path --committee --layout --terms --residual --probe",
     ),
     "relabel": (
         relabel.main,

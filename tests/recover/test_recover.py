@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +14,7 @@ from torch import nn
 from models import registry
 from models.checkpoints import load_network, save_state
 from recover import batches, recover
+from tests.test_many_processes import Turns
 from utils import recipes
 from utils.data.distilled import distilled_path
 from utils.data.table import get_dataset
@@ -124,6 +127,90 @@ def test_initial_images_are_stored_beside_on_request(world):
     with Image.open(image_path(world, 4, 0, "images_initialised")) as initial:
         patch = Image.open(world.patches / "medium/00004/class00004_id00000.png")
         assert initial.tobytes() == patch.tobytes()
+
+
+# Images of the stages
+
+
+def stage_images(world, name, stage=1):
+    """Pixels (side x side x 3) of what a stage ended with, by class and image index."""
+    folder = world.root / "syn" / f"{name}_stage{stage}"
+    return {path.name: np.asarray(Image.open(path)).astype(float) for path in sorted(folder.rglob("*.png"))}
+
+
+def test_stages_are_kept_as_they_end_before_the_merge(world, monkeypatch, sheets):
+    """What was seen at the last iteration of each stage; the last stage's are the images themselves."""
+    seen = {}
+
+    def look_on(step, batch, **others):
+        for member, image in zip(batch.members, step.images, strict=True):
+            pixels = (image.permute(1, 2, 0).numpy() * 0.5 + 0.5) * 255
+            seen[step.iteration + 1, "class{:03d}_id{:03d}.png".format(*member)] = pixels
+
+    monkeypatch.setattr(recover, "look_on", look_on)
+    words = ["--store-stages", "--input-size-lis", "24", "28", "32", "--optimization-budgets", "3", "2", "1"]
+    recover.main(world.recover(*words))
+    for stage, (end, side) in enumerate([(3, 24), (5, 28)], start=1):
+        kept = stage_images(world, "images", stage)
+        assert len(kept) == 20
+        for name, pixels in kept.items():
+            assert pixels.shape == (side, side, 3) and np.abs(pixels - seen[end, name]).max() <= 0.501
+    assert (world.root / "syn/images_stage2/new004/class004_id001.png").exists()
+    assert not (world.root / "syn/images_stage3").exists()
+    ((panels, _),) = sheets
+    assert list(panels) == ["patches", "stage 1", "stage 2", "distilled"]
+    assert [rows[0][0].size for rows in panels.values()] == [(32, 32), (24, 24), (28, 28), (32, 32)]
+
+
+def test_keeping_stages_changes_no_image_and_no_record(world, contents):
+    recover.main(world.recover(name="plain"))
+    recover.main(world.recover("--store-stages", "--measure-every", "2", name="kept"))
+    plain, kept = (contents(world.root / "syn" / name) for name in ("plain", "kept"))
+    assert plain.pop("contact_sheet.png") != kept.pop("contact_sheet.png")
+    assert plain == kept and not (world.root / "syn/plain_stage1").exists()
+
+
+def test_batches_that_were_there_have_no_stages_which_is_said(world, capsys, sheets):
+    recover.main(world.recover("--ipc-end", "1"))
+    capsys.readouterr()
+    recover.main(world.recover("--store-stages"))
+    assert len(stage_images(world, "images")) == 10
+    note = "note: 2 of the batches were there already, without the images of their stages: move "
+    assert capsys.readouterr().out.count(note + str(world.root / "syn/images")) == 1
+    assert [list(panels) for panels, _ in sheets] == [["patches", "distilled"]] * 2
+    recover.main(world.recover("--store-stages", "--ipc-start", "1"))
+    recover.main(world.recover())
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_stages_of_several_processes_and_of_a_second_try_are_those_of_one(world, contents):
+    recover.main(world.recover("--store-stages", name="one"))
+    settings = recipes.parse("recover", world.recover("--store-stages", name="two"))
+    Turns(2).run(lambda member: recover.recover(settings, member))
+    whole = contents(world.root / "syn/one_stage1")
+    assert contents(world.root / "syn/two_stage1") == whole and len(whole) == 20
+    image_path(world, 7, 1, "two").unlink()  # its batch was not done
+    image_path(world, 8, 1, "two_stage1").unlink()
+    recover.main(world.recover("--store-stages", name="two"))
+    assert contents(world.root / "syn/two_stage1") == whole
+
+
+def test_images_of_another_run_in_the_place_of_stages_stay(world, refusal):
+    recover.main(world.recover("--alpha", "0.7", name="images_stage1"))
+    line = refusal(recover.main, world.recover("--store-stages"))
+    assert "images_stage1/new000/class000_id000.png was made from other patches: move it away, or take another" in line
+    assert not list((world.root / "syn/images").rglob("class*.png"))
+
+
+def test_the_space_for_stages_is_counted(world, capsys):
+    stages = ["--input-size-lis", "24", "28", "32", "--optimization-budgets", "1", "1", "1"]
+    found = []
+    for extra in ([], ["--store-stages"], ["--store-stages", "--store-initialised-images"]):
+        recover.main(world.recover("--dry-run", *stages, *extra))
+        printed = capsys.readouterr().out
+        assert re.search(r"^  images +20$", printed, re.MULTILINE)
+        found.append(int(re.search(r"^  files +(\d+),", printed, re.MULTILINE)[1]))
+    assert found == [20, 60, 80]
 
 
 def test_the_verifier_tells_its_accuracy_as_it_goes(world, capsys):

@@ -40,8 +40,8 @@ def write_distilled(paths: Sequence[Path], pixels: Tensor, digest: str) -> None:
         write_png(path, Image.fromarray(image), {MADE_WITH: digest})
 
 
-def is_made_with(path: Path, digest: str, size: int) -> bool:
-    """Whether `path` holds a whole image of `size` pixels a side that was made with `digest`.
+def is_made_with(path: Path, digest: str, size: int | None = None) -> bool:
+    """Whether `path` holds a whole image that was made with `digest`, of `size` pixels a side (None: of any).
 
     A damaged file is as good as none; UserError for an image that was made with something else.
     """
@@ -69,7 +69,7 @@ def is_made_with(path: Path, digest: str, size: int) -> bool:
         raise UserError(f"{path} does not say what it was made with, as images of recover do: move it away")
     if found != digest:
         raise UserError(f"{path} was made from other patches: move it away, or take another --exp-name")
-    return side == (size, size)
+    return size is None or side == (size, size)
 
 
 def on_device_if_fits(images: Tensor, device: torch.device) -> Tensor:

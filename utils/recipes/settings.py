@@ -159,6 +159,7 @@ class RecoverSettings(RecipeSettings):
     selector: str = shaping("medium", "its subfolder", "--patch-diff --selector")
     model_pool_dir: Path | None = folder(POOL, "folder of the teachers' checkpoints", required=False)
     store_initialised_images: bool = setting(False, "also store what each image started as")
+    store_stages: bool = setting(False, "also store what each stage but the last ends with, in <exp-name>_stage<k>")
     teachers: tuple[str, ...] = setting(
         ("ResNet18",), "the teachers", "--teacher-model-list", required=True, group="method"
     )
