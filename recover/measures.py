@@ -2,8 +2,9 @@
 
 A batch's file, `<images>_measures/<batch>.jsonl`, has one JSON object a line: what was measured; the images as they
 start; after every few iterations and the last the images, and each term of the loss before its weight, the mean over
-the iterations since the last such line (teachers take turns, and views are random); both sides of each merge. The paper
-prints no formula for its information score: `information_score` is our reading.
+the iterations since the last such line (teachers take turns, and views are random); both sides of each merge. Without a
+reference nothing looks at the images, and the terms alone are left. The paper prints no formula for its information
+score: `information_score` is our reading.
 """
 
 import json
@@ -18,16 +19,18 @@ from recover.batches import Batch
 from recover.optimise import Step
 from utils.data.images import to_pixels
 from utils.data.table import Dataset
+from utils.recipes.settings import NO_REFERENCE
 from utils.residual.residuals import Residual, resize
 from utils.run.errors import UserError
-from utils.run.files import read_bytes, reading, write_whole
+from utils.run.files import read_bytes, reading, write_json_lines
 from utils.run.records import Shape, check_shape
 
 REMEDY = "remove it, move the images of its batch away and run recover again"
 ABOUT: Shape = {"batch": str, "images": int, "reference": str, "every": int, "made_with": str}
 LOOK: Shape = {"information": float, "pixel_entropy": float, "top1": float}
-LINE: Shape = {"iteration": int, **LOOK, "terms": {}}
-MERGE: Shape = {"iteration": int, "merge": int, "cosine": float, "before": LOOK, "after": LOOK}
+LINE: Shape = {"iteration": int, "terms": {}}
+MERGE: Shape = {"iteration": int, "merge": int}
+BOTH_SIDES: Shape = {"cosine": float, "before": LOOK, "after": LOOK}
 
 
 @torch.no_grad()
@@ -78,13 +81,14 @@ class Measures:
     """The measures of one batch, line by line.
 
     about: the first line; reference: in eval mode, on the device; it sees the images at the dataset's size, whatever
-    the stage's; start: what they start as (B x 3 x s x s, normalised); labels: B; iterations: of the whole plan.
+    the stage's (None: nothing looks); start: what they start as (B x 3 x s x s, normalised); labels: B; iterations: of
+    the whole plan.
     """
 
     def __init__(
         self,
         about: Mapping[str, object],
-        reference: nn.Module,
+        reference: nn.Module | None,
         start: Tensor,
         labels: Tensor,
         iterations: int,
@@ -97,8 +101,10 @@ class Measures:
         self.lines = [dict(about), {"iteration": 0, **self.look(start)[0], "terms": {}}]
 
     @torch.no_grad()
-    def look(self, images: Tensor) -> tuple[dict[str, float], Tensor]:
+    def look(self, images: Tensor) -> tuple[dict[str, float], Tensor | None]:
         """Information score, pixel entropy and the reference's top-1 in percent; the feature map beside them."""
+        if self.reference is None:
+            return {}, None
         features, logits = see(self.reference, resize(images, self.dataset.size))
         found = {
             "information": information_score(features),
@@ -123,16 +129,16 @@ class Measures:
         def measured(images: Tensor, stage: int, size: int) -> Tensor:
             merged = residual(images, stage, size)
             (before, seen_before), (after, seen_after) = self.look(images), self.look(merged)
-            cosine = feature_cosine(seen_before, seen_after).item()
-            both = {"cosine": cosine, "before": before, "after": after}
-            self.lines.append({"iteration": self.iteration, "merge": stage, **both})
+            line = {"iteration": self.iteration, "merge": stage}
+            if self.reference is not None:
+                line |= {"cosine": feature_cosine(seen_before, seen_after).item(), "before": before, "after": after}
+            self.lines.append(line)
             return merged
 
         return measured
 
     def write(self, path: Path) -> None:
-        text = "".join(f"{json.dumps(line)}\n" for line in self.lines)
-        write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+        write_json_lines(path, self.lines)
 
 
 def measures_folder(folder: Path) -> Path:
@@ -149,8 +155,10 @@ def read_measures(path: Path) -> list[dict]:
     with reading(path, REMEDY):
         about, *lines = map(json.loads, read_bytes(path).splitlines())
     check_shape(path, about, ABOUT, REMEDY)
+    is_seen = about["reference"] != NO_REFERENCE
+    a_line, a_merge = (LINE | LOOK, MERGE | BOTH_SIDES) if is_seen else (LINE, MERGE)
     for line in lines:
-        check_shape(path, line, MERGE if "merge" in line else LINE, REMEDY)
+        check_shape(path, line, a_merge if "merge" in line else a_line, REMEDY)
     return [about, *lines]
 
 

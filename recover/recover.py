@@ -34,7 +34,7 @@ from utils.data.distilled import images_output, is_made_with, record_path, write
 from utils.data.embedded import ensure_embedded
 from utils.data.images import to_pixels
 from utils.data.table import Dataset
-from utils.recipes.settings import RecoverSettings
+from utils.recipes.settings import NO_REFERENCE, RecoverSettings
 from utils.run.background import BackgroundWriter
 from utils.run.device import choose_device, memory_format
 from utils.run.errors import UserError, run_entry
@@ -100,7 +100,7 @@ def recover(settings: RecoverSettings, team: Team) -> None:
             patches = batches.read_patches(settings, batch, dataset)
             digest = batches.batch_digest(made_with, patches)
             paths, place = batch.paths(folder, dataset), measures_path(folder, batch)
-            about = about_measures(settings, batch, reference, digest) if reference else None
+            about = about_measures(settings, batch, reference, digest) if settings.measure_every else None
             of_stages = {k: batch.paths(batches.stage_folder(folder, k), dataset) for k in stages_kept}
             has_stages = all(is_made_with(path, digest) for its in of_stages.values() for path in its)
             if all(is_made_with(path, digest, dataset.size) for path in paths):
@@ -121,7 +121,8 @@ def recover(settings: RecoverSettings, team: Team) -> None:
                 residual = batches.keep_stages(residual, kept, dataset)
             measures = None
             if about is not None:
-                measures = Measures(about, reference.module, start, labels, plan.iterations, dataset)
+                network = reference and reference.module
+                measures = Measures(about, network, start, labels, plan.iterations, dataset)
                 residual = measures.around(residual)
             watch = partial(
                 look_on, batch=batch, labels=labels, verifier=verifier, measures=measures, progress=progress
@@ -148,12 +149,13 @@ def recover(settings: RecoverSettings, team: Team) -> None:
         if made or not sheet.exists():
             batches.draw_contact_sheet(sheet, settings, folder, dataset, work, range(0) if unstaged else stages_kept)
         files = {"contact sheet": str(sheet)}
-        if reference is not None:
+        if settings.measure_every:
             files["measures"] = str(measures_folder(folder))
         if stages_kept:
             files["stages"] = str(batches.stage_folder(folder, 1))
         if unmeasured:
-            say_unmade(folder, unmeasured, f"measures every {settings.measure_every} iterations by {reference.name}")
+            by = f" by {reference.name}" if reference else ", of the loss alone"
+            say_unmade(folder, unmeasured, f"measures every {settings.measure_every} iterations{by}")
         if unstaged:
             say_unmade(folder, unstaged, "the images of their stages")
         note = is_compiled(teachers)
@@ -284,7 +286,7 @@ def load_verifier(settings: RecoverSettings, dataset: Dataset, device: torch.dev
 
 def load_reference(settings: RecoverSettings, dataset: Dataset, device: torch.device) -> Teacher | None:
     """The network that measures, if one is asked for: a copy of its own, since teachers note what they see."""
-    if not settings.measure_every:
+    if not settings.measure_every or settings.reference == NO_REFERENCE:
         return None
     name = settings.reference or settings.teachers[0]
     teacher = load_teacher(name, dataset, settings.model_pool_dir, settings.source)
@@ -292,13 +294,15 @@ def load_reference(settings: RecoverSettings, dataset: Dataset, device: torch.de
     return teacher
 
 
-def about_measures(settings: RecoverSettings, batch: Batch, reference: Teacher, digest: str) -> dict[str, object]:
+def about_measures(
+    settings: RecoverSettings, batch: Batch, reference: Teacher | None, digest: str
+) -> dict[str, object]:
     """What the measures of a batch are of: the first line of its file."""
     return {
         "batch": str(batch),
         "images": len(batch.members),
-        "reference": reference.name,
-        "reference_sha256": reference.sha256,
+        "reference": reference.name if reference else NO_REFERENCE,
+        **({"reference_sha256": reference.sha256} if reference else {}),
         "every": settings.measure_every,
         "made_with": digest,
     }

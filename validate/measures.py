@@ -13,6 +13,7 @@ from typing import NamedTuple
 from recover.measures import measures_folder, read_measures
 from utils import recipes
 from utils.data.table import Dataset, get_dataset
+from utils.recipes.settings import NO_REFERENCE
 from utils.run.errors import UserError, run_entry
 from utils.run.pictures import draw_curves
 from utils.run.settings import Parser
@@ -33,7 +34,10 @@ class Course(NamedTuple):
 
     @property
     def looks(self) -> list[tuple[int, dict]]:
-        """The iteration of every look at the images with what was seen; at a merge two, before and after it."""
+        """The iteration of every look at the images with what was seen; at a merge two, before and after it. None where
+        the loss alone was measured."""
+        if self.reference == NO_REFERENCE:
+            return []
         pairs = [(line["iteration"], [line[k] for k in ("before", "after")] if "merge" in line else [line])
                  for line in self.lines]  # fmt: skip
         return [(iteration, look) for iteration, looks in pairs for look in looks]
@@ -115,7 +119,7 @@ def table_of(courses: Mapping[str, Course], terms: Sequence[str]) -> list[str]:
     for method, course in courses.items():
         start, *others = course.plain
         for line in [start, *others[::-1][:: max(1, -(-len(others) // ROWS))][::-1]]:
-            values = [f"{line[name]:.3f}" for name in LOOKS]
+            values = [f"{line[name]:.3f}" if name in line else "" for name in LOOKS]
             values += [f"{line['terms'][term]:.3f}" if term in line["terms"] else "" for term in terms]
             rows.append([method, course.reference, course.images, line["iteration"], *values])
     return markdown(heads, rows)
@@ -126,7 +130,7 @@ def merges_of(courses: Mapping[str, Course]) -> list[str]:
     heads = ["method", "merge", "iteration", "feature cosine", "top-1 % before", "after", "information before", "after"]
     rows = []
     for method, course in courses.items():
-        for line in course.merges:
+        for line in course.merges if course.looks else ():
             values = [f"{line[side]['top1']:.1f}" for side in ("before", "after")]
             values += [f"{line[side]['information']:.3f}" for side in ("before", "after")]
             rows.append([method, line["merge"], line["iteration"], f"{line['cosine']:.3f}", *values])
@@ -135,10 +139,11 @@ def merges_of(courses: Mapping[str, Course]) -> list[str]:
 
 def draw(path: Path, courses: Mapping[str, Course], terms: Sequence[str], title: str) -> None:
     """A panel for each measure, a line for each method, its merges dotted."""
-    names = {method: f"{method}, seen by {course.reference}" for method, course in courses.items()}
+    names = {m: f"{m}, seen by {course.reference}" if course.looks else m for m, course in courses.items()}
+    seen = {method: course.looks for method, course in courses.items() if course.looks}
     panels = {
-        what: {names[m]: [(at, look[key]) for at, look in course.looks] for m, course in courses.items()}
-        for key, what in LOOKS.items()
+        what: {names[m]: [(at, look[key]) for at, look in looks] for m, looks in seen.items()}
+        for key, what in (LOOKS.items() if seen else ())
     }
     for term in terms:
         points = {m: [(ln["iteration"], ln["terms"][term]) for ln in course.plain if term in ln["terms"]]

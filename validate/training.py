@@ -24,7 +24,7 @@ from utils.run.background import one_ahead
 from utils.run.chunks import images_at_once
 from utils.run.device import memory_format
 from utils.run.errors import UserError
-from utils.run.files import write_whole
+from utils.run.files import write_json_lines
 from utils.run.precision import NO_WORK, Work, amp_type, autocast, compiled, fused, gradient_scaler, is_compiled
 from utils.run.randomness import seed_for
 from utils.run.records import check_record
@@ -261,5 +261,4 @@ def mean_loss(losses: Tensor, epoch: int, patience: int = 1) -> float:
 
 def write_metrics(folder: Path, metrics: list[dict]) -> None:
     """Rewrite `metrics.jsonl` with these epochs."""
-    text = "".join(json.dumps(line) + "\n" for line in metrics)
-    write_whole(folder / "metrics.jsonl", lambda part: part.write_text(text))
+    write_json_lines(folder / "metrics.jsonl", metrics)

@@ -162,6 +162,32 @@ def test_without_a_stage_only_the_start_is_measured(world):
     assert [line["iteration"] for line in files["0_0"][1:]] == [0]
 
 
+def test_without_a_reference_the_losses_alone_are_measured(world, contents, monkeypatch):
+    """Those that are there with one, and nothing looks."""
+    seen = measure(world, 2, name="seen")
+    monkeypatch.delattr("recover.measures.see")
+    alone = measure(world, 2, "--reference", "none", name="alone")
+    assert contents(world.root / "syn/alone") == contents(world.root / "syn/seen")
+    for name, (about, *lines) in seen.items():
+        del about["reference_sha256"]
+        places = [{key: line[key] for key in ("iteration", "terms", "merge") if key in line} for line in lines]
+        assert alone[name] == [about | {"reference": "none"}, *places]
+        assert len(places[1]["terms"]) == 2 and places[2] == {"iteration": 3, "merge": 1}
+
+
+def test_losses_that_are_not_there_are_named_once(world, capsys):
+    recover.main(world.recover("--ipc-end", "1"))
+    measure(world, 2, "--reference", "none")
+    assert "already, without measures every 2 iterations, of the loss alone: move" in capsys.readouterr().out
+    measure(world, 2, "--reference", "none", "--ipc-start", "1")
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_no_loss_is_measured_where_there_is_no_stage(world, refusal):
+    words = world.recover("--measure-every", "2", "--reference", "none", "--input-size-lis", "--optimization-budgets")
+    assert "--reference none measures losses alone, and --optimization-budgets has" in refusal(recover.main, words)
+
+
 def test_images_that_were_there_already_are_named(world, capsys):
     recover.main(world.recover("--ipc-end", "1"))
     assert list(measure(world, 3)) == ["1_0", "1_5"]
@@ -210,7 +236,13 @@ def test_a_killed_run_ends_with_the_same_measures(world, processes, contents):
 ABOUT = '{"batch": "b", "images": 1, "reference": "r", "every": 1, "made_with": "m"}'
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]\n", '{"batch": "b"}\n', ABOUT + '\n{"iteration": 0}\n'])
+NO_LOOK = ABOUT + '\n{"iteration": 0, "terms": {}}\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]\n", '{"batch": "b"}\n', NO_LOOK, NO_LOOK.replace('"r"', '"none"') + '{"iteration": 0}'],
+)
 def test_a_damaged_file_is_named(tmp_path, text):
     path = tmp_path / "0_0.jsonl"
     path.write_text(text)

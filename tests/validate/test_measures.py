@@ -29,6 +29,9 @@ def write_measures(tmp_path, name, *batches, every=5, reference="ResNet18"):
             {"iteration": 5, "merge": 1, "cosine": value / 2, "before": look(value), "after": look(value / 2)},
             {"iteration": 9, **look(value), "terms": {"cross_entropy": 0.25, "r_bn": 20.0}},
         ]
+        if reference == "none":
+            kept = ("iteration", "merge", "terms")
+            lines[1:] = [{name: line[name] for name in kept if name in line} for line in lines[1:]]
         (folder / f"{number}_0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -62,6 +65,28 @@ def test_methods_stand_beside_each_other(tmp_path, capsys):
     with Image.open(path.with_suffix(".png")) as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(2**20)}
     assert {(31, 119, 180), (255, 127, 14)} <= colours
+
+
+def test_losses_alone_stand_beside_others(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(measures, "draw_curves", lambda path, panels, *_, marks: drawn.append((panels, marks)))
+    write_measures(tmp_path, "fadrm_ipc1", (100, 1.0))
+    write_measures(tmp_path, "sre2l++_ipc1", (30, 1.0), (10, 0.6), reference="none")
+    measures.main(["cifar100", "1", "fadrm", "sre2l++"])
+    printed = capsys.readouterr().out
+    assert rows_of(printed, "information score, nats")[3:] == [
+        ["sre2l++", "none", "40", "0", "", "", "", ""],
+        ["sre2l++", "none", "40", "5", "", "", "0.225", "9.000"],
+        ["sre2l++", "none", "40", "9", "", "", "0.250", "20.000"],
+    ]
+    assert [row[0] for row in rows_of(printed, "feature cosine")] == ["fadrm"]
+    measures.main(["cifar100", "1", "sre2l++"])
+    (both, marks), (alone, _) = drawn
+    looks = ["information score, nats", "pixel entropy, nats"]
+    assert list(both) == [*looks, "cross-entropy", "R_bn"] and list(alone) == ["cross-entropy", "R_bn"]
+    assert all(list(both[name]) == ["fadrm, seen by ResNet18"] for name in looks)
+    assert list(both["R_bn"]) == ["fadrm, seen by ResNet18", "sre2l++"]
+    assert alone["R_bn"] == {"sre2l++": [(5, 9.0), (9, 20.0)]} and marks["sre2l++"] == [5]
 
 
 def test_what_is_there_is_not_drawn_again(tmp_path):

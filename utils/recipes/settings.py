@@ -26,6 +26,7 @@ AREA = (1e-4, 1.0)
 WORKERS = (0, 1024)
 EPOCHS = (1, 99_999)
 
+NO_REFERENCE = "none"  # nothing looks at images while they form: losses alone are measured
 SOURCES = ("offline", "online")
 RESOLUTIONS = ("manual", "adaptive")
 LEAST_SIZE = 128  # pixels a side, of an adaptive stage
@@ -218,11 +219,13 @@ class RecoverSettings(RecipeSettings):
     verifier_weight_path: Path | None = setting(None, "its weights (default: <model-pool-dir>/<arch>)")
     measure_every: int = setting(
         0,
-        "iterations between two looks at the loss and the images, kept in <exp-name>_measures (0: none)",
+        "iterations between two looks at the loss and the images, kept in <exp-name>_measures (0: never)",
         within=INDEX,
         group="measures",
     )
-    reference: str | None = setting(None, "the network that looks (default: the first teacher)")
+    reference: str | None = setting(
+        None, "the network that looks at the images (default: the first teacher); none: at the loss alone"
+    )
 
     def resolved(self) -> Self:
         sizes, budgets, end = self.sizes, self.budgets, self.ipc_end
@@ -282,6 +285,8 @@ class RecoverSettings(RecipeSettings):
             raise UserError(f"--probe {self.probe} compares patches at {dataset.size} pixels: leave --sizes at that")
         if self.is_smoothed and self.compile == "on":
             raise UserError("--compile on: teachers whose statistics are smoothed are not compiled; leave it out")
+        if self.measure_every and self.reference == NO_REFERENCE and not sizes:
+            raise UserError("--reference none measures losses alone, and --optimization-budgets has no stage with one")
         if self.start == "Gaussian" and not sizes:
             raise UserError("--optimization-budgets has no stage: images would stay noise; start from Patches")
         if self.ipc_start >= self.ipc_end:

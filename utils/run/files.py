@@ -10,7 +10,7 @@ import pickle
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +99,12 @@ def write_json(path: Path, content: object, only_new: bool = False) -> bool:
     """Write a record that lasts; see `write_whole`."""
     text = json.dumps(content, indent=1) + "\n"
     return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), lasting=True, only_new=only_new)
+
+
+def write_json_lines(path: Path, lines: Iterable[object]) -> None:
+    """Write values, each in a line of its own; see `write_whole`."""
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
