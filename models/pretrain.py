@@ -4,12 +4,12 @@
     torchrun --standalone --nproc-per-node 4 -m models.pretrain --dataset-name cifar100 --model ResNet18 Densenet121 \\
         --train-dir data/train/cifar100 --val-dir data/val/cifar100 --model-pool-dir pretrained_models
 
-Each network in turn: train, test, write <Name>.safetensors and beside it the record <Name>.json with its accuracy. A
-stopped training goes on after its last whole epoch and ends with the same file. A teacher that is there is not trained
-again; a downloaded one is tested and gets its record. <Name>@<epochs> is a training of its own, of so many epochs,
-beside the others: a teacher less sure of itself, or what the whole training set gives at that cost. Several processes
-share every batch out and average their gradients (DistributedDataParallel); as BatchNorm then sees parts of a batch,
-the teacher is not that of one process.
+Each network in turn: train, test, write <Name>.safetensors and beside it the record <Name>.json with its accuracy, and
+<Name>.metrics.jsonl with a line for each epoch. A stopped training goes on after its last whole epoch and ends with the
+same file. A teacher that is there is not trained again; a downloaded one is tested and gets its record. <Name>@<epochs>
+is a training of its own, of so many epochs, beside the others: a teacher less sure of itself, or what the whole
+training set gives at that cost. Several processes share every batch out and average their gradients
+(DistributedDataParallel); as BatchNorm then sees parts of a batch, the teacher is not that of one process.
 """
 
 import time
@@ -38,7 +38,7 @@ from utils.recipes.settings import PretrainSettings
 from utils.recipes.teachers import WHOLE_DATA_TOP1
 from utils.run.device import choose_device, describe_device
 from utils.run.errors import UserError, run_entry
-from utils.run.files import only_one, read_json, remove
+from utils.run.files import only_one, read_json, remove, write_json_lines
 from utils.run.randomness import seed_for
 from utils.run.report import report_run
 from utils.run.schedules import cosine
@@ -88,18 +88,20 @@ def pretrain(settings: PretrainSettings, team: Team) -> None:
     device = choose_device(settings.device, team.local_rank)
     pool, started, trained = settings.model_pool_dir, time.monotonic(), 0
     absent = [name for name in names if teachers.is_to_be_trained(pool, name)]
-    output = Output(2 * len(absent), 2 * sum(training_bytes(name, dataset) for name in absent))
+    epochs_asked = {name: epochs_of(name) or settings.epochs for name in names}
+    output = Output(
+        3 * len(absent), sum(2 * training_bytes(name, dataset) + 256 * epochs_asked[name] for name in absent)
+    )
     require_space(pool, output)
     if settings.dry_run:
         done = [load_training(teachers.training_path(pool, name)) or {"epoch": 0} for name in absent]
-        asked = [epochs_of(name) or settings.epochs for name in absent]
-        epochs = sum(epochs - state["epoch"] for epochs, state in zip(asked, done, strict=True))
+        epochs = sum(epochs_asked[name] - state["epoch"] for name, state in zip(absent, done, strict=True))
         print_dry_run("pretrain", {"teachers": len(absent), "epochs": epochs}, pool, output)
         return
     ensure_embedded(dataset, train=settings.train_dir, val=settings.val_dir)
     images = RealImages(settings, dataset, device)
     for name in names:
-        its = replace(settings, epochs=epochs_of(name) or settings.epochs)
+        its = replace(settings, epochs=epochs_asked[name])
         record = teacher_of(name, its, dataset, images, device, team)
         trained += name in absent
         if team.is_main:
@@ -209,24 +211,35 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
     learner = shared(network, team, device)
     tests, started = state["tests"], time.monotonic() - state["seconds"]
+    metrics = state.get("metrics", [])
+    if metrics and team.is_main:  # a killed run may have left a line less
+        write_json_lines(teachers.metrics_path(pool, name), metrics)
     iterations = len(split_batches(training_images.labels, batch_size, team))
     with tqdm(total=epochs * iterations, initial=state["epoch"] * iterations, desc=name, unit="it") as progress:
         for epoch in range(state["epoch"], epochs):
+            begun = time.monotonic()
             torch.manual_seed(seed_for(seed, "pretrain-noise", epoch) + team.rank)  # what dropout draws
+            rate = cosine(settings.lr, epoch, epochs)
             for group in optimiser.param_groups:
-                group["lr"] = cosine(settings.lr, epoch, epochs)
+                group["lr"] = rate
             batches = training_images.batches(seed, epoch, batch_size, team)
-            train_epoch(learner, optimiser, batches, dataset, epoch, progress)
+            line = {"epoch": epoch, "lr": rate}
+            line["loss"] = train_epoch(learner, optimiser, batches, dataset, epoch, progress)
             if not team.is_main:
                 continue
             if is_tested(epoch, epochs, settings.test_every):
-                tests.append({"epoch": epoch + 1, **tested(network, images, dataset)})
-                progress.write(f"{name}, epoch {epoch + 1}: top-1 {tests[-1]['top1']:.2f} %")
+                found = tested(network, images, dataset)
+                tests.append({"epoch": epoch + 1, **found})
+                line |= found
+                progress.write(f"{name}, epoch {epoch + 1}: top-1 {found['top1']:.2f} %")
             if settings.keep_scores:
                 scores.append(el2n(network, training_images, dataset))
+            metrics.append({**line, "seconds": round(time.monotonic() - begun, 3)})
             state = {"epoch": epoch + 1, "seconds": time.monotonic() - started, "tests": tests, "scores": scores}
+            state |= {"metrics": metrics}
             tensors = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
             save_training(unfinished, identity, state | tensors)
+            write_json_lines(teachers.metrics_path(pool, name), metrics)
 
     if not team.is_main:
         return None

@@ -59,8 +59,9 @@ def train_epoch(
     dataset: Dataset,
     epoch: int,
     progress: tqdm,
-) -> None:
-    """One pass over batches, by cross-entropy. network: as `shared` gives it where batches are parts of larger ones.
+) -> float:
+    """One pass over batches, by cross-entropy; returns their mean loss. network: as `shared` gives it where batches are
+    parts of larger ones, and the loss is then of these.
 
     epoch: counted from 0, for messages. Raises UserError where the loss becomes NaN or infinite.
     """
@@ -75,13 +76,15 @@ def train_epoch(
         progress.update()
         if len(losses) % LOG_EVERY == 0:
             _report(losses, epoch, progress)
-    _report(losses, epoch, progress)
+    return _report(losses, epoch, progress)
 
 
-def _report(losses: list[Tensor], epoch: int, progress: tqdm) -> None:
+def _report(losses: list[Tensor], epoch: int, progress: tqdm) -> float:
     values = torch.stack(losses)
     finite = values.isfinite()
     if not finite.all():
         first = finite.int().argmin().item()
         raise UserError(f"the loss became {values[first]:.0f} at epoch {epoch}, iteration {first}: lower --lr")
-    progress.set_postfix(epoch=epoch, loss=f"{values.mean():.3f}", refresh=False)
+    mean = values.mean().item()
+    progress.set_postfix(epoch=epoch, loss=f"{mean:.3f}", refresh=False)
+    return mean

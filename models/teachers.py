@@ -2,6 +2,7 @@
 
 <pool>/<Name>.safetensors           the checkpoint (or <Name>.pth, downloaded)
 <pool>/<Name>.json                  the record: source, settings, top1 and top5 on the validation images, sha256
+<pool>/<Name>.metrics.jsonl         a line for each epoch of its training: loss, learning rate, seconds, tests
 <pool>/<Name>.training.safetensors  a training that goes on; gone once it is done
 """
 
@@ -27,6 +28,10 @@ def weights_path(pool: Path, name: str) -> Path:
 
 def record_path(pool: Path, name: str) -> Path:
     return pool / f"{file_name(name)}.json"
+
+
+def metrics_path(pool: Path, name: str) -> Path:
+    return pool / f"{file_name(name)}.metrics.jsonl"
 
 
 def training_path(pool: Path, name: str) -> Path:

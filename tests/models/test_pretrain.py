@@ -1,6 +1,7 @@
 """Training teachers: what is left beside a checkpoint, going on after a kill, downloaded checkpoints, bad input."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,9 +24,9 @@ from utils.data.digests import digest_of_folder
 from utils.data.images import list_images, load_images, normalise
 from utils.data.table import get_dataset
 from utils.run.errors import UserError
-from utils.run.files import only_one, sha256_of
+from utils.run.files import only_one, sha256_of, write_json_lines
 from utils.run.settings import identity_of
-from utils.run.training_state import load_training
+from utils.run.training_state import load_training, save_training
 
 ROOT = Path(__file__).parents[2]
 FASHION = get_dataset("fashion_mnist")
@@ -83,7 +84,24 @@ def test_a_teacher_and_its_record(command, images, tmp_path, capsys):
     assert f"{NAME} (trained): top-1 {record['top1']:.2f} %" in printed
     assert "--batch-size 23" in printed and "--weight-decay" in printed  # the settings that were resolved
     assert load_teacher(NAME, FASHION, pool, "offline").sha256 == record["sha256"]
-    assert visible(pool) == [f"{NAME}.json", f"{NAME}.safetensors", "report.json"]
+    assert visible(pool) == [f"{NAME}.json", f"{NAME}.metrics.jsonl", f"{NAME}.safetensors", "report.json"]
+
+
+def metrics_of(folder):
+    """The lines of the metrics, but for their times."""
+    lines = [json.loads(line) for line in (folder / f"{NAME}.metrics.jsonl").read_text().splitlines()]
+    assert all(line.pop("seconds") > 0 for line in lines)
+    return lines
+
+
+def test_each_epoch_leaves_a_line(command, tmp_path):
+    pretrain.main([*command, "--epochs", "5", "--test-every", "2", "--lr", "0.01"])
+    lines = metrics_of(tmp_path / "pool")
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3, 4]
+    assert [line["lr"] for line in lines] == pytest.approx([0.005 * (1 + math.cos(math.pi * n / 5)) for n in range(5)])
+    assert lines[0]["loss"] > lines[4]["loss"] > 0
+    tests = [{"epoch": n["epoch"] + 1, "top1": n["top1"], "top5": n["top5"]} for n in lines if "top1" in n]
+    assert tests == record_of(tmp_path / "pool")["tests"] and [test["epoch"] for test in tests] == [2, 4, 5]
 
 
 def run(command, capsys):
@@ -130,6 +148,33 @@ def test_a_killed_training_goes_on_to_the_same_file(command, tmp_path):
     assert whole.read_bytes() == resumed.read_bytes()
     assert not unfinished.exists()
     assert record_of(tmp_path / "whole")["tests"] == record_of(tmp_path / "pool")["tests"]
+    assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "pool")
+
+
+def test_killed_before_the_last_line_of_metrics(command, tmp_path, monkeypatch):
+    def stop(path, lines):
+        if len(lines) == 2:
+            raise KeyboardInterrupt
+        write_json_lines(path, lines)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretrain, "write_json_lines", stop)
+        pretrain.main(command)
+    assert len(metrics_of(tmp_path / "pool")) == 1
+    pretrain.main(command)
+    assert [line["epoch"] for line in metrics_of(tmp_path / "pool")] == [0, 1]
+
+
+def test_a_training_that_an_earlier_version_began_goes_on(command, tmp_path, monkeypatch):
+    def without_metrics(path, settings, state):
+        save_training(path, settings, {name: value for name, value in state.items() if name != "metrics"})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretrain, "save_training", without_metrics)
+        pretrain.main(command)
+    pretrain.main(command)
+    assert [line["epoch"] for line in metrics_of(tmp_path / "pool")] == [1]
 
 
 def test_stopped_between_checkpoint_and_record(command, tmp_path, monkeypatch):
@@ -338,7 +383,8 @@ def test_without_names_the_teachers_of_the_recipe_are_trained(command, tmp_path,
     said = run([*unnamed, "--dataset-name", "tiny_imagenet", "--dry-run"], capsys)
     assert "  teachers      4\n  epochs        8\n" in said  # ResNet18, ShuffleNetV2, Densenet121, MobileNetV2
     pretrain.main(unnamed)
-    teachers = [f"{name}.{ending}" for name in ("ConvNetBN_W32", "ConvNetBN_W64") for ending in ("json", "safetensors")]
+    endings = ("json", "metrics.jsonl", "safetensors")
+    teachers = [f"{name}.{ending}" for name in ("ConvNetBN_W32", "ConvNetBN_W64") for ending in endings]
     assert visible(tmp_path / "pool") == [*teachers, "report.json"]
     with pytest.raises(UserError, match=r"no recipe for the method 'nothing'; there are: .*fadrm"):
         pretrain.main([*unnamed, "--recipe", "nothing"])
@@ -390,7 +436,7 @@ def test_a_dry_run_tells_what_is_left_and_writes_nothing(command, tmp_path, caps
     pretrain.main([*command, "--model", NAME])
     before = {path: path.read_bytes() for path in (tmp_path / "pool").iterdir()}
     said = run([*command, "--dry-run"], capsys)
-    assert "  teachers      1\n  epochs        2\n" in said and "  files         2, at most " in said
+    assert "  teachers      1\n  epochs        2\n" in said and "  files         3, at most " in said
     assert {path: path.read_bytes() for path in (tmp_path / "pool").iterdir()} == before
     pretrain.main(command)
     assert "  teachers      0\n  epochs        0\n" in run([*command, "--dry-run"], capsys)

@@ -67,13 +67,15 @@ def parts(count):
 def test_an_epoch_is_a_step_of_cross_entropy_a_batch():
     fast, slow = (fresh_network(NAME, FASHION, 0, CPU) for _ in range(2))
     with tqdm(disable=True) as progress:
-        train_epoch(fast.eval(), make_optimiser(fast, SGD), parts(3), FASHION, 0, progress)
-    optimiser = make_optimiser(slow, SGD)
+        mean = train_epoch(fast.eval(), make_optimiser(fast, SGD), parts(3), FASHION, 0, progress)
+    optimiser, losses = make_optimiser(slow, SGD), []
     for pixels, labels, weight in parts(3):
         optimiser.zero_grad()
-        (weight * F.cross_entropy(slow(normalise(pixels, FASHION)), labels)).backward()
+        loss = weight * F.cross_entropy(slow(normalise(pixels, FASHION)), labels)
+        loss.backward()
         optimiser.step()
-    assert fast.training
+        losses.append(loss.item())
+    assert fast.training and mean == pytest.approx(sum(losses) / 3)
     assert all(torch.equal(tensor, fast.state_dict()[name]) for name, tensor in slow.state_dict().items())
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ from utils.run.files import (
     sha256_of,
     sweep,
     write_json,
+    write_json_lines,
     write_png,
     write_safetensors,
     write_whole,
@@ -263,6 +265,16 @@ def test_images_are_not_waited_for(tmp_path, monkeypatch):
 
 
 # Kinds of files
+
+
+def test_json_lines_are_a_value_each_and_whole(tmp_path):
+    path, lines = tmp_path / "new" / "a.jsonl", [{"epoch": 0, "name": "é\n"}, {"epoch": 1}]
+    write_json_lines(path, lines)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == lines
+    with pytest.raises(TypeError):
+        write_json_lines(path, [object()])
+    write_json_lines(path, [])
+    assert path.read_bytes() == b"" and names_in(path.parent) == ["a.jsonl"]
 
 
 def test_json_comes_back(tmp_path):
