@@ -40,8 +40,10 @@ RESULT: Shape = {
     "metrics": [{"epoch": int}],
 }
 
+RECORD_VERSION = 2  # of results: raise it where the same settings begin to give others
 TESTED = ("top1", "top5")  # what a line of metrics has where the student was tested
 ONE_RUN = ("dataset", "method", "ipc", "student", "settings", "epochs", "test_images_sha256", "teachers")
+ONE_DRAW = ("images_sha256", "labels_sha256")  # what the seeds of a draw have in common besides
 REPORT: Shape = {"seconds": float, "peak_memory_gib": float}
 USAGE = (
     "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET [IPC [STUDENT]], or --ranking "
@@ -69,6 +71,8 @@ def read_results(folder: Path) -> list[dict]:
     for path in folder.glob("seed*/result.json"):
         result = read_json(path)
         check_shape(path, result, RESULT, "remove it and run validate again")
+        if result.get("record_version", RECORD_VERSION) != RECORD_VERSION:
+            raise UserError(f"{path} is of another version of this project: remove it and run validate again")
         for line in result["metrics"]:
             tested = {name: float for name in TESTED if name in line}
             check_shape(path, line, tested, "remove it and run validate again")
@@ -104,10 +108,21 @@ def draws_of(folder: Path) -> dict[int, Path]:
 
 
 def read_repeats(folder: Path) -> list[dict]:
-    """The results of all draws and seeds of a run; UserError where they differ in more than images and labels."""
+    """The results of all draws and seeds of a run; UserError where they differ in more than images and labels, or the
+    seeds of one draw in these."""
     repeats = [{**result, "draw": draw} for draw, path in draws_of(folder).items() for result in read_results(path)]
+    firsts = {result["draw"]: result for result in reversed(repeats)}
     for result in repeats:
-        first, other = ({key: its.get(key) for key in ONE_RUN} for its in (repeats[0], result))
+        first, other = ({key: its.get(key) for key in ONE_DRAW} for its in (firsts[result["draw"]], result))
+        if first != other:
+            raise UserError(
+                f"{draws_of(folder)[result['draw']]}/seed{result['seed']} has results of other images or labels than "
+                f"the other seeds there ({differences(first, other)}): remove those that are not of the images there"
+            )
+        first, other = (
+            {**{key: its.get(key) for key in ONE_RUN}, "tested": [epoch for epoch, _ in curve_of(its)]}
+            for its in (repeats[0], result)
+        )
         if first != other:
             raise UserError(
                 f"{folder}_draw{result['draw']} has results of other settings than draw {repeats[0]['draw']} "

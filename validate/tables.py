@@ -18,12 +18,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from utils import recipes
 from utils.data.table import get_dataset
 from utils.run.errors import UserError
 from utils.run.files import read_json, remove, write_json, write_whole
 from utils.run.records import Shape, check_shape
-from validate.report import cell_of, holds, read_repeats, reports_folder, results_folder, shown, spread
+from validate.report import cell_of, holds, mean_curve, read_repeats, reports_folder, results_folder, shown, spread
 
 # The paper's tables: NeurIPS 2025, and arXiv v1 where table 2 differs (there patches are of 2 x 2 crops). seconds: of
 # recover, an image, on an RTX 4090; gb: its peak.
@@ -32,6 +34,7 @@ MEASURED = {"top1": "top-1 %", "seconds": "seconds an image", "gb": "peak GB"}
 DIGITS = {"top1": 1, "seconds": 2, "gb": 1}  # behind the point, as published
 OF_2X2 = "its rows equal those of 2 x 2 crops a patch in table 4, so factor is 2 here."
 BY, NOT_ABOVE = ", labels of ", "~"
+NOT_ABOVE_MEANS = f"{NOT_ABOVE}: not above random images with the same labels by more than the larger of both spreads"
 OUR_READING = {
     "1": OF_2X2,
     "5": f"{OF_2X2} SRe2L++ and G-VBSM are as in their own files.",
@@ -66,23 +69,18 @@ def report_methods(dataset_name: str, ipc: str | None = None, student: str | Non
         where = f"{dataset_name} at IPC {ipc}" if ipc else dataset_name
         raise UserError(f"no method has results on {where}: {next(iter(commands.values()))} makes some")
     missing = [command for name, command in commands.items() if ipc and name not in rows]
-    columns = in_order(entry for row in rows.values() for entry in row.values())
-    names = sorted(rows, key=lambda row: rank_of(row, rows[row], columns))
-    body = [[row, *(told(rows, row, column) for column in columns)] for row in names]
-    lines = markdown([f"{dataset_name}, top-1 %", *columns], body)
-    lines += ["", f"{NOT_ABOVE}: not above random images with the same labels by more than the larger of both spreads"]
-    entries = [rows[row][column]._asdict() for row in names for column in columns if column in rows[row]]
+    heads, body = table_of(dataset_name, rows)
+    lines = [*markdown(heads, body), "", NOT_ABOVE_MEANS]
+    entries = [rows[row][column]._asdict() for row, *_ in body for column in heads[1:] if column in rows[row]]
     name = f"{dataset_name}_ipc{ipc}_{recipes.file_name(its.model)}" if ipc else f"{dataset_name}_all"
     content = {"dataset": dataset_name, "entries": entries}
     return write_table(reports_folder(its) / f"{name}.json", lines, content, missing)
 
 
 class Entry(NamedTuple):
-    """What one row has in one column: top-1 of the last epoch and of the best, in percent, over so many repeats. by:
-    whose labels and protocol it has, as folders call the method."""
+    """What one row has in one column: top-1 of the last epoch and of the best, in percent, over so many repeats."""
 
     row: str
-    by: str
     ipc: int
     student: str
     labels: str
@@ -95,25 +93,78 @@ class Entry(NamedTuple):
         return f"IPC {self.ipc}, {self.student}" + ("" if self.labels == "views" else f", {self.labels}")
 
 
+class Found(NamedTuple):
+    """A cell that has results: its entry, the folder of its first draw, its runs without their epochs, and the mean of
+    top-1 over these."""
+
+    entry: Entry
+    folder: Path
+    runs: Sequence[dict]
+    curve: Sequence[tuple[int, float]]
+
+
 def entries_of(folder: Path) -> Iterator[Entry]:
     """All results of a dataset, draws and seeds together; says of those that cannot be read that they are left out."""
+    left_out: list[str] = []
+    yield from (found.entry for found in found_in(folder, left_out))
+    for message in left_out:
+        print(f"left out: {message}", flush=True)
+
+
+def found_in(folder: Path, left_out: list[str], progress: bool = False) -> list[Found]:
+    """All cells of a dataset that have results; why others cannot be read goes to `left_out`, and so does a folder that
+    has the results of a cell that another has, too: that of the cell's own name counts."""
     names = sorted({re.sub(r"_draw\d+$", "", path.parent.parent.name) for path in folder.glob("*/seed*/result.json")})
-    for name in names:
+    cells: dict[tuple[str, str], Found] = {}
+    for name in tqdm(names, desc=f"results of {folder.name}", unit="cell", disable=not progress):
         try:
-            results = read_repeats(folder / name)
+            its = found_at(folder / name)
         except UserError as error:
-            print(f"left out: {error}", flush=True)
+            left_out.append(str(error))
             continue
-        first = results[0]
-        row = method = str(first["method"])
-        images, is_real, by = name.partition(f"_ipc{first['ipc']}_")[0].partition("_by_")
-        if is_real:
-            row = f"{images}{BY}{by}"
-        else:
-            by = recipes.name_in(method, ("relabel", "validate"))
-        labels = first.get("settings", {}).get("labels", "views")
-        spreads = (spread(results, key) for key in ("top1", "best_top1"))
-        yield Entry(row, by, first["ipc"], first["student"], labels, *spreads, len(results))
+        place = its.entry.row, its.entry.column
+        first, *others = sorted(
+            filter(None, (cells.get(place), its)), key=lambda found: found.folder.name != own_name(found.entry)
+        )
+        cells[place] = first
+        left_out += [
+            f"{other.folder} has results of {', '.join(place)}, as {first.folder.name} has: remove one of the two"
+            for other in others
+        ]
+    return list(cells.values())
+
+
+def found_at(folder: Path) -> Found:
+    """The results of a cell, which has some. UserError where they cannot be read, or are not of one run."""
+    results = read_repeats(folder)
+    first, name = results[0], folder.name
+    if first["dataset"] != folder.parent.name:
+        raise UserError(f"{folder} has results of {first['dataset']}: move it to that dataset's folder, or remove it")
+    images, by, _ = name.partition(f"_ipc{first['ipc']}_")[0].partition("_by_")
+    whose = name.partition("_by_")[2].partition("_ipc")[0]
+    row = f"{images}{BY}{whose}" if by else str(first["method"])
+    labels = first.get("settings", {}).get("labels", "views")
+    spreads = (spread(results, key) for key in ("top1", "best_top1"))
+    entry = Entry(row, first["ipc"], first["student"], labels, *spreads, len(results))
+    runs = [{key: value for key, value in result.items() if key != "metrics"} for result in results]
+    return Found(entry, folder, runs, mean_curve(results))
+
+
+def own_name(entry: Entry) -> str:
+    """What the folder of a cell's results is called where nothing else was asked for."""
+    row = recipes.file_name(entry.row.replace(BY, "_by_"))
+    student = recipes.file_name(entry.student)
+    return f"{row}_ipc{entry.ipc}_{student}{recipes.protocol_suffix(entry.labels)}"
+
+
+def table_of(dataset_name: str, rows: Mapping[str, Mapping[str, Entry]]) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines of the table of all results: a row for each method, a column for each IPC, student and protocol.
+
+    rows: the entries by row and column.
+    """
+    columns = in_order(entry for row in rows.values() for entry in row.values())
+    names = sorted(rows, key=lambda row: rank_of(row, rows[row], columns))
+    return [f"{dataset_name}, top-1 %", *columns], [[row, *(told(rows, row, c) for c in columns)] for row in names]
 
 
 def in_order(entries: Iterable[Entry]) -> list[str]:
@@ -132,12 +183,26 @@ def told(rows: Mapping[str, Mapping[str, Entry]], row: str, column: str) -> str:
     entry = rows[row].get(column)
     if entry is None:
         return ""
-    random = rows.get(f"random{BY}{entry.by}", {}).get(column)
     text = f"{shown(entry.top1)} ({entry.repeats})"
+    return f"{text} {NOT_ABOVE}" if is_above_random(rows, row, column) is False else text
+
+
+def is_above_random(rows: Mapping[str, Mapping[str, Entry]], row: str, column: str) -> bool | None:
+    """Whether a cell is above random images with the same labels by more than the larger of both spreads; None where
+    there are none, and for these themselves."""
+    entry = rows[row][column]
+    random = rows.get(f"random{BY}{whose_labels(row)}", {}).get(column)
     if random is None or random is entry:
-        return text
-    noise = max(entry.top1["std"] or 0.0, random.top1["std"] or 0.0)
-    return text if entry.top1["mean"] - random.top1["mean"] > noise else f"{text} {NOT_ABOVE}"
+        return None
+    return entry.top1["mean"] - random.top1["mean"] > max(entry.top1["std"] or 0.0, random.top1["std"] or 0.0)
+
+
+def whose_labels(row: str) -> str:
+    """Whose labels and training a row has, as folders call it; a variant has its method's where it changes neither."""
+    try:
+        return row.partition(BY)[2] or recipes.name_in(row, ("relabel", "validate"))
+    except UserError:  # a name of the user's own
+        return recipes.file_name(row)
 
 
 def report_published(number: str, dataset_name: str) -> Path:

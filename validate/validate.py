@@ -38,10 +38,8 @@ from utils.run.settings import identity_of, show
 from utils.run.space import Output, print_dry_run, require_space
 from utils.run.team import Team, teamwork
 from utils.run.training_state import load_training
-from validate.report import accuracies, print_students, results_folder, summarise
+from validate.report import RECORD_VERSION, accuracies, print_students, results_folder, summarise
 from validate.training import CHECKPOINT, Run, train_student
-
-RECORD_VERSION = 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -126,6 +126,20 @@ def test_variants_stand_in_the_table_of_methods_and_share_their_random_images(ca
     ]
 
 
+def test_a_variant_is_held_against_random_images_with_its_methods_labels(capsys):
+    cell = cell_of("cifar100", "fadrm:alpha=0.6", "10")
+    write_results(
+        folders_of(cell)[0],
+        *(ours(seed, (40.0, top1), method="fadrm:alpha=0.6") for seed, top1 in ((0, 30.0), (1, 34.0))),
+    )
+    write_results(folders_of(cell)[1], ours(0, (40.0, 30.0)))
+    report.main(["--methods", "cifar100", "10"])
+    assert "| fadrm:alpha=0.6 | 32.00 ± 2.83 (2) ~ |\n" in capsys.readouterr().out
+    assert tables.whose_labels("fadrm:alpha=0.6") == "fadrm"  # it shapes neither labels nor students
+    assert tables.whose_labels("fadrm:relabel.eval_mode=T") == "fadrm_relabel.eval_mode=T"
+    assert tables.whose_labels("random, labels of edc") == "edc" and tables.whose_labels("my:own=1") == "my_own=1"
+
+
 def test_everything_that_has_results_stands_in_one_table(capsys):
     def of(method, ipc, student=None, **others):
         settings = recipes.in_places("validate", CIFAR, method, ipc, os.environ, student=student, **others)
