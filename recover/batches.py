@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from models.checkpoints import Teacher
 from utils.data.distilled import distilled_path
-from utils.data.images import channel_tensors, class_names, normalise, to_pixels
+from utils.data.images import channel_tensors, class_names, normalise
 from utils.data.table import Dataset
 from utils.patches.patches import load_patches, require_patches
 from utils.recipes.settings import RecoverSettings
-from utils.residual.residuals import Residual
 from utils.run.pictures import contact_sheet
 from utils.run.settings import identity_of
 from utils.seams import LAYOUTS
@@ -120,22 +119,6 @@ def what_shapes_images(
     return record if ALGORITHM == 1 else {**record, "algorithm": ALGORITHM}
 
 
-def stage_folder(folder: Path, stage: int) -> Path:
-    """Where images are kept as stage 1, 2, ... ended with them, beside the folder of the images: the last stage's."""
-    return folder.with_name(f"{folder.name}_stage{stage}")
-
-
-def keep_stages(residual: Residual, kept: dict[int, Tensor], dataset: Dataset) -> Residual:
-    """The same residual; what it is given, the images of the stage that ended, goes to `kept` by the stage's number, as
-    pixels (uint8, B x 3 x s x s) in the host's memory."""
-
-    def keep(images: Tensor, stage: int, size: int) -> Tensor:
-        kept[stage] = to_pixels(images.detach(), dataset).cpu()
-        return residual(images, stage, size)
-
-    return keep
-
-
 def images_per_class(settings: RecoverSettings) -> int:
     return settings.ipc or settings.ipc_end - settings.ipc_start
 
@@ -181,13 +164,14 @@ def valid_range_of(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tens
 def draw_contact_sheet(
     path: Path,
     settings: RecoverSettings,
-    folder: Path,
+    folders: Mapping[str, Path],
     dataset: Dataset,
     batches: Sequence[Batch],
-    stages: Sequence[int] = (),
 ) -> None:
-    """Draw a picture of the first images of the first classes, beside the patches they come from, and what these stages
-    ended with."""
+    """Draw a picture of the first images of the first classes, beside the patches they come from.
+
+    folders: of images, by what they are.
+    """
     members = {member for batch in batches for member in batch.members}
     classes = sorted({class_index for class_index, _ in members})[:10]
     rows = [sorted(member for member in members if member[0] == class_index)[:5] for class_index in classes]
@@ -195,8 +179,7 @@ def draw_contact_sheet(
     if settings.patch_dir is not None:
         patches = [load_patches(settings.patch_dir, settings.selector, row, dataset) for row in rows]
         panels["patches"] = [[Image.fromarray(p) for p in row.permute(0, 2, 3, 1).numpy()] for row in patches]
-    places = {f"stage {stage}": stage_folder(folder, stage) for stage in stages} | {"distilled": folder}
-    for title, place in places.items():
+    for title, place in folders.items():
         panels[title] = [[Image.open(distilled_path(place, dataset.num_classes, *m)) for m in row] for row in rows]
     names = class_names(dataset)
     contact_sheet(path, panels, [names[index] for index in classes])

@@ -23,7 +23,7 @@ from models.teachers import recorded_accuracies
 from recover import batches
 from recover.batches import Batch
 from recover.committee import Committee
-from recover.measures import Measures, is_measured, measures_folder, measures_path
+from recover.extras import Extras, Kept, copies_of, stage_folder
 from recover.optimise import Plan, Stage, Step, recover_batch
 from recover.real_images import Real, observe_real_images, real_images_digest
 from recover.terms import build_terms
@@ -34,11 +34,10 @@ from utils.data.distilled import images_output, is_made_with, record_path, write
 from utils.data.embedded import ensure_embedded
 from utils.data.images import to_pixels
 from utils.data.table import Dataset
-from utils.recipes.settings import NO_REFERENCE, RecoverSettings
+from utils.recipes.settings import RecoverSettings
 from utils.run.background import BackgroundWriter
 from utils.run.device import choose_device, memory_format
 from utils.run.errors import UserError, run_entry
-from utils.run.files import remove
 from utils.run.precision import Work, amp_type, compiled, is_compiled
 from utils.run.randomness import generator_for
 from utils.run.records import check_record
@@ -79,8 +78,7 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     check_record(record_path(folder), made_with, "distilled images")
     missing = [batch for batch in work if not all(path.exists() for path in batch.paths(folder, dataset))]
     team.wait()  # until all have looked
-    stages_kept = range(1, len(stages)) if settings.store_stages else range(0)
-    copies = 1 + settings.store_initialised_images + len(stages_kept)
+    copies = copies_of(settings)
     output = images_output(copies * sum(len(batch.members) for batch in missing), dataset)
     require_space(folder, output)
     if settings.dry_run:
@@ -90,22 +88,18 @@ def recover(settings: RecoverSettings, team: Team) -> None:
 
     real = observe_in_turns(settings, loaded, dataset, device, real_images, team)
     teachers = match_teachers(settings, loaded, plan, dataset, device, real)
-    verifier, reference = load_verifier(settings, dataset, device), load_reference(settings, dataset, device)
+    verifier, extras = load_verifier(settings, dataset, device), Extras(settings, plan, folder, dataset, device)
     valid_range = batches.valid_range_of(dataset, device)
-    started, made, unmeasured, unstaged = start_run(device), 0, 0, 0
+    started, made = start_run(device), 0
     mine = [*team.share(missing), *team.share([batch for batch in work if batch not in missing])]
     progress = tqdm(total=len(mine) * plan.iterations, desc="recover", unit="it", disable=not team.is_main)
     with progress, BackgroundWriter() as writer:
         for batch in mine:
             patches = batches.read_patches(settings, batch, dataset)
             digest = batches.batch_digest(made_with, patches)
-            paths, place = batch.paths(folder, dataset), measures_path(folder, batch)
-            about = about_measures(settings, batch, reference, digest) if settings.measure_every else None
-            of_stages = {k: batch.paths(batches.stage_folder(folder, k), dataset) for k in stages_kept}
-            has_stages = all(is_made_with(path, digest) for its in of_stages.values() for path in its)
+            paths = batch.paths(folder, dataset)
             if all(is_made_with(path, digest, dataset.size) for path in paths):
-                unmeasured += about is not None and not is_measured(place, about)
-                unstaged += not has_stages
+                extras.look_for(batch, digest)
                 progress.update(plan.iterations)
                 continue
             generator = generator_for(settings.seed + settings.draw, "recover", dataset.name, *batch.key)
@@ -115,60 +109,26 @@ def recover(settings: RecoverSettings, team: Team) -> None:
                 if isinstance(teacher, SmoothedTeacher):
                     teacher.begin(labels, generator)
             ask = partial(asked, committee, teachers, batch)
-            residual = RESIDUALS[settings.residual](settings, patches)
-            kept: dict[int, torch.Tensor] = {}
-            if stages_kept:
-                residual = batches.keep_stages(residual, kept, dataset)
-            measures = None
-            if about is not None:
-                network = reference and reference.module
-                measures = Measures(about, network, start, labels, plan.iterations, dataset)
-                residual = measures.around(residual)
-            watch = partial(
-                look_on, batch=batch, labels=labels, verifier=verifier, measures=measures, progress=progress
-            )
+            kept = extras.of(batch, digest, start, labels)
+            residual = kept.around(RESIDUALS[settings.residual](settings, patches))
+            watch = partial(look_on, batch=batch, labels=labels, verifier=verifier, kept=kept, progress=progress)
             try:
                 images = recover_batch(start, labels, plan, ask, residual, valid_range, generator, dtype, watch)
             except UserError as error:
                 raise UserError(f"{batch}: {error}") from None
             check_record(record_path(folder), made_with, "distilled images", write=True)
-            if measures is not None:
-                writer.submit(measures.write, place)  # before the images, which say that the batch is done
-            else:
-                remove(place)  # measures of images that were here before
-            if settings.store_initialised_images:
-                initial = batch.paths(folder.with_name(f"{folder.name}_initialised"), dataset)
-                writer.submit(write_distilled, initial, to_pixels(start, dataset).cpu(), digest)
-            for stage, pixels in kept.items():
-                writer.submit(write_distilled, of_stages[stage], pixels, digest)
+            kept.write(writer)
             writer.submit(write_distilled, paths, to_pixels(images, dataset).cpu(), digest)
             made += len(paths)
-    made, unmeasured, unstaged = map(team.total, (made, unmeasured, unstaged))
+    made, stages_there = team.total(made), extras.complete_stages(team)
     if team.is_main:
         sheet = folder / "contact_sheet.png"
         if made or not sheet.exists():
-            batches.draw_contact_sheet(sheet, settings, folder, dataset, work, range(0) if unstaged else stages_kept)
-        files = {"contact sheet": str(sheet)}
-        if settings.measure_every:
-            files["measures"] = str(measures_folder(folder))
-        if stages_kept:
-            files["stages"] = str(batches.stage_folder(folder, 1))
-        if unmeasured:
-            by = f" by {reference.name}" if reference else ", of the loss alone"
-            say_unmade(folder, unmeasured, f"measures every {settings.measure_every} iterations{by}")
-        if unstaged:
-            say_unmade(folder, unstaged, "the images of their stages")
+            folders = {f"stage {stage}": stage_folder(folder, stage) for stage in stages_there}
+            batches.draw_contact_sheet(sheet, settings, {**folders, "distilled": folder}, dataset, work)
+        files = {"contact sheet": str(sheet), **extras.files}
         note = is_compiled(teachers)
         report_run("recover", folder / "report.json", device, started, made, "images", files, team.count, compiled=note)
-
-
-def say_unmade(folder: Path, count: int, what: str) -> None:
-    """Say that some batches lack what only comes with their images."""
-    print(
-        f"note: {count} of the batches were there already, without {what}: move {folder} away, and the same command "
-        f"makes the same images and {what}",
-        flush=True,
-    )
 
 
 def with_priors(settings: RecoverSettings) -> RecoverSettings:
@@ -262,13 +222,12 @@ def look_on(
     batch: Batch,
     labels: torch.Tensor,
     verifier: nn.Module | None,
-    measures: Measures | None,
+    kept: Kept,
     progress: tqdm,
 ) -> None:
-    """Move the bar; now and then measure the images, or print what the verifier thinks of them."""
+    """Move the bar, keep what is asked for; now and then print what the verifier thinks of the images."""
     progress.update()
-    if measures is not None:
-        measures.after(step)
+    kept.after(step)
     if verifier is not None and step.iteration % VERIFY_EVERY == VERIFY_EVERY - 1:
         right = (verifier(step.images).argmax(dim=1) == labels).float().mean().item()
         progress.write(f"{batch}, iteration {step.iteration + 1}: verifier accuracy {right:.1%}")
@@ -282,30 +241,6 @@ def load_verifier(settings: RecoverSettings, dataset: Dataset, device: torch.dev
     if path is not None:
         return load_network(settings.verifier_arch, dataset, path).to(device)
     return load_teacher(settings.verifier_arch, dataset, settings.model_pool_dir, settings.source).module.to(device)
-
-
-def load_reference(settings: RecoverSettings, dataset: Dataset, device: torch.device) -> Teacher | None:
-    """The network that measures, if one is asked for: a copy of its own, since teachers note what they see."""
-    if not settings.measure_every or settings.reference == NO_REFERENCE:
-        return None
-    name = settings.reference or settings.teachers[0]
-    teacher = load_teacher(name, dataset, settings.model_pool_dir, settings.source)
-    teacher.module.to(device)
-    return teacher
-
-
-def about_measures(
-    settings: RecoverSettings, batch: Batch, reference: Teacher | None, digest: str
-) -> dict[str, object]:
-    """What the measures of a batch are of: the first line of its file."""
-    return {
-        "batch": str(batch),
-        "images": len(batch.members),
-        "reference": reference.name if reference else NO_REFERENCE,
-        **({"reference_sha256": reference.sha256} if reference else {}),
-        "every": settings.measure_every,
-        "made_with": digest,
-    }
 
 
 if __name__ == "__main__":
