@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(days=30)  # the parts of a stage take as long as they take
 NCCL_PATIENCE = timedelta(minutes=30)  # for a step of a teacher, or the test after an epoch
-PAUSE = 1.0  # seconds: more than torchrun takes to notice a process that ended, and to end the others
+PAUSE = 2.0  # seconds: more than torchrun takes to notice a process that ended and end the others, on a busy machine
 TORCHRUN_VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
@@ -114,7 +114,7 @@ def teamwork() -> Iterator[Team]:
         if not (is_users and team.is_main):
             # If the main process has the same to say, it says it now. And where another process ended, this one's
             # connection to it broke, which is no news.
-            time.sleep(PAUSE * (1 + is_users * team.rank / 8 + 2 * (not is_users)))
+            time.sleep(PAUSE * (1 + team.rank / 8 if is_users else 2))
             print(file=sys.stderr)  # away from the main process's bar
         raise
     dist.destroy_process_group()

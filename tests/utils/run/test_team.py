@@ -93,7 +93,7 @@ def test_errors_of_all_are_seen(processes):
     assert other == (2, "", "\nerror: no such network\n")  # away from the main process's bar
 
 
-@pytest.mark.parametrize(("error", "least"), [("UserError", PAUSE), ("ValueError", 3 * PAUSE)])
+@pytest.mark.parametrize(("error", "least"), [("UserError", PAUSE), ("ValueError", 2 * PAUSE)])
 def test_the_main_process_speaks_first(processes, error, least):
     """torchrun ends the other one while it waits, where the main process has the same to say."""
     wait = "time.sleep = lambda seconds: sys.__stdout__.write(f'{seconds}\\n')"
