@@ -30,6 +30,7 @@ from utils.run.files import read_json, write_json
 from utils.run.pictures import accuracy_curves
 from utils.run.precision import amp_type
 from utils.run.records import Shape, check_shape, differences
+from utils.run.settings import check
 from utils.seams import SELECTORS
 
 WIDTH = 78
@@ -344,6 +345,10 @@ def check_cell(words: Sequence[str]) -> None:
     for flag in ("--dataset-name", "--recipe", "--ipc", "--model"):
         if any(word == flag or word.startswith(f"{flag}=") for word in flags):
             raise UserError(f"{flag}: run.sh gives it; name DATASET METHOD IPC STUDENT in front, or call the stages")
+    for stage in ("patches", "recover", "relabel"):  # what a variant gives them is known with this
+        made = recipes.in_places(stage, cell.validate.dataset, cell.validate.recipe, cell.validate.ipc, os.environ)
+        check(made)
+        made.resolved()
     for settings in recipes.parse_each("validate", [*flags_of_cell(*named), *flags], "--draw", "--labels --protocol"):
         require_labels_for(settings)
         amp_type(settings.amp, choose_device(settings.device), auto_on_cuda="off")
