@@ -33,6 +33,7 @@ from utils.bn_matching.smoothing import SmoothedTeacher
 from utils.data.distilled import read_distilled
 from utils.data.images import list_images, load_images, normalise
 from utils.data.table import get_dataset
+from utils.fkd.dsa import OPERATIONS
 from utils.fkd.groups import GroupedNetwork, epoch_groups
 from utils.fkd.losses import distillation_loss
 from utils.fkd.store import open_store
@@ -76,13 +77,14 @@ def angle(a, b):
     return torch.nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0).item()
 
 
-def test_a_batch_is_recovered_in_float16_as_on_a_cpu_in_float32(cuda, golden, relative, capsys):
+@pytest.mark.parametrize("terms", [("cross_entropy", "r_bn"), ("cross_entropy", "r_bn", "flatness")], ids=" ".join)
+def test_a_batch_is_recovered_in_float16_as_on_a_cpu_in_float32(cuda, golden, relative, capsys, terms):
     """Two teachers in turn, two sizes with a merge between them, and a batch of 7: losses, and where the images go."""
     patches = normalise(golden("recover_single")["patches"], FASHION)[:7]
-    settings = RecoverSettings(r_bn=0.01, alpha=0.5)
-    plan = Plan([Stage(24, 8), Stage(32, 8)], 0.02, build_terms(settings), FASHION.jitter, crop_and_flip=True)
+    settings = RecoverSettings(r_bn=0.01, alpha=0.5, terms=terms)
     results = []
     for device, dtype in ((CPU, None), (cuda, torch.float16)):
+        plan = Plan([Stage(24, 8), Stage(32, 8)], 0.02, build_terms(settings), FASHION.jitter, crop_and_flip=True)
         start, losses = patches.to(device), []
         teachers = [
             MatchedTeacher(golden_teacher(name, device), BatchNormInput, 10.0, 32)
@@ -128,6 +130,12 @@ def test_smoothed_statistics_by_class_are_those_of_a_cpu(cuda, relative):
         answers.append([part.detach().cpu() for part in (logits, distance, leaf.grad, spectrum)])
     for plain, fast in zip(*answers, strict=True):
         assert relative(fast, plain) < 1e-2
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_views_are_augmented_as_on_a_cpu(cuda, operation, relative):
+    views, uniform = (torch.rand(shape, generator=generator_for("dsa")) for shape in ((9, 3, 32, 32), (9, 3)))
+    assert relative(operation(views.to(cuda), uniform.to(cuda)).cpu(), operation(views, uniform)) < 1e-4
 
 
 @torch.no_grad()
