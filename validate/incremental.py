@@ -52,6 +52,7 @@ from validate.report import (
     reports_folder,
     require_labels_for,
     results_folder,
+    run_command,
     shown,
     spread,
     words_and_flags,
@@ -192,7 +193,7 @@ def stores_of(steps: Sequence[Step]) -> list[Step]:
 def require_images(settings: ValidateSettings) -> None:
     """UserError, with a command that makes them, where the images are missing."""
     name, method, ipc = settings.dataset_name, settings.recipe, settings.ipc
-    command = f"bash run.sh {name} {method} {ipc} {settings.model}"
+    command = run_command(name, method, ipc, settings.model)
     if settings.images:
         command = f"python -m recover.choose_images --dataset-name {name} --ipc {ipc} --selector {settings.images}"
         command += f" --draw {settings.draw}" if settings.draw else ""

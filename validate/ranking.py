@@ -26,11 +26,12 @@ from pathlib import Path
 
 from models.teachers import read_record
 from utils import recipes
+from utils.recipes.settings import ValidateSettings
 from utils.run.errors import UserError
 from utils.run.records import differences
 from utils.seams import SELECTORS
-from validate.report import Cell, cell_of, read_repeats, reports_folder, results_folder, shown, spread
-from validate.tables import markdown, write_table
+from validate.report import read_repeats, reports_folder, results_folder, run_command, shown, spread, stage_of_cell
+from validate.tables import SEEDS, markdown, write_table
 
 PROTOCOLS = ("views", "hard", "plain")
 SCORES = ("hlr", "ior", "lrs", "ars")
@@ -85,30 +86,30 @@ def report_ranking(dataset_name: str, ipc: str, student: str | None = None) -> P
     """
     rows, missing = [], []
     for method in recipes.METHODS:
-        cell = cell_of(dataset_name, method, ipc, student)
-        record = read_record(cell.pool, cell.validate.model)
+        its = stage_of_cell("validate", dataset_name, method, ipc, student=student)
+        record = read_record(stage_of_cell("relabel", dataset_name, method, ipc).model_pool_dir, its.model)
         whole = record and record["top1"]
-        random = runs_of(cell, "random")
+        random = runs_of(its, "random")
         for images in (None, *SELECTORS):
-            own = runs_of(cell, images)
+            own = runs_of(its, images)
             scores = {}
             if any(own.values()):
-                check_same_training(cell, images, own, random)
+                check_same_training(method, images, own, random)
                 scores = scores_by_seed(own, random, whole and whole / 100)
                 rows.append(row_of(method if images is None else f"{images} real images, labels of {method}", scores))
             elif images:
                 continue
             if not scores or not all((*own.values(), *random.values())):
-                missing.append(command_of(cell, images))
+                missing.append(command_of(its, images))
     if not rows:
         raise UserError(f"no method has results on {dataset_name} at IPC {ipc}: {missing[0]} makes some")
-    model = cell.validate.model
+    model = its.model
     if whole is None:
         missing.insert(0, f"python -m models.pretrain --dataset-name {dataset_name} --model {model}")
     rows.sort(key=lambda row: (" real images" in row["row"], -row["lrs"]["mean"] if row["lrs"] else 0.0))
     body = [[row["row"], *(shown(row[s]) if row[s] else "" for s in SCORES), len(row["seeds"])] for row in rows]
     lines = markdown([f"{dataset_name}, IPC {ipc}, {model}: %", *map(str.upper, SCORES), "seeds"], body)
-    path = reports_folder(cell.validate) / f"{dataset_name}_ipc{ipc}_{recipes.file_name(model)}_ranking.json"
+    path = reports_folder(its) / f"{dataset_name}_ipc{ipc}_{recipes.file_name(model)}_ranking.json"
     content = {"dataset": dataset_name, "ipc": int(ipc), "student": model, "whole_set_top1": whole, "rows": rows}
     return write_table(path, lines, content, list(dict.fromkeys(missing)))
 
@@ -120,9 +121,9 @@ def row_of(name: str, scores: Mapping[int, Mapping[str, float]]) -> dict[str, ob
     return {"row": name, "seeds": list(scores), **means}
 
 
-def runs_of(cell: Cell, images: str | None) -> dict[str, list[dict]]:
-    """The results of the cell's own images, or of others with its labels, by protocol."""
-    its, found = cell.validate, {}
+def runs_of(its: ValidateSettings, images: str | None) -> dict[str, list[dict]]:
+    """The results of a cell's own images, or of others with its labels, by protocol."""
+    found = {}
     for labels in PROTOCOLS:
         chosen = {"student": its.model, "images": images, "labels": labels}
         settings = recipes.in_places("validate", its.dataset, its.recipe, its.ipc, os.environ, **chosen)
@@ -130,9 +131,8 @@ def runs_of(cell: Cell, images: str | None) -> dict[str, list[dict]]:
     return found
 
 
-def check_same_training(cell: Cell, images: str | None, own: Runs, random: Runs) -> None:
+def check_same_training(method: str, images: str | None, own: Runs, random: Runs) -> None:
     """UserError where a score would compare two trainings that differ in more than images and labels."""
-    method = cell.validate.recipe
     for labels in PROTOCOLS:
         if own[labels] and random[labels]:
             one, other = ({key: runs[labels][0].get(key) for key in ONE_TRAINING} for runs in (own, random))
@@ -143,11 +143,10 @@ def check_same_training(cell: Cell, images: str | None, own: Runs, random: Runs)
                 )
 
 
-def command_of(cell: Cell, images: str | None) -> str:
+def command_of(its: ValidateSettings, images: str | None) -> str:
     """What makes the runs that a row needs."""
-    its = cell.validate
     flags = f"--labels {' '.join(PROTOCOLS)}"
     if images in (None, "random"):
-        return f"bash run.sh {its.dataset_name} {its.recipe} {its.ipc} {its.model} {flags} --seed 0 1 2"
+        return run_command(its.dataset_name, its.recipe, its.ipc, its.model, flags, SEEDS)
     words = f"--dataset-name {its.dataset_name} --recipe {its.recipe} --ipc {its.ipc} --images {images} {flags}"
-    return f"python -m relabel.relabel {words} && python -m validate.validate {words} --model {its.model} --seed 0 1 2"
+    return f"python -m relabel.relabel {words} && python -m validate.validate {words} --model {its.model} {SEEDS}"

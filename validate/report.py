@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,15 +206,22 @@ class Cell(NamedTuple):
     reports: Mapping[str, Sequence[Path]]
 
 
-def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None) -> Cell:
-    """The cell as its recipe has it, in the folders of config.sh. UserError for an unknown name."""
+def stage_of_cell(stage: str, dataset_name: str, method: str, ipc: str, **others: str | int | None) -> Any:
+    """The settings of a cell's stage as its recipe has them, in the folders of config.sh. UserError for an unknown
+    name, and an IPC that is no number."""
     if not ipc.isdecimal():
         raise UserError(f"IPC {ipc!r} is no number")
-    dataset = get_dataset(dataset_name)
+    return recipes.in_places(stage, get_dataset(dataset_name), method, int(ipc), os.environ, **others)
 
-    def stage(name: str, **others: str | int | None) -> Any:
-        return recipes.in_places(name, dataset, method, int(ipc), os.environ, **others)
 
+def run_command(dataset: str, method: str, ipc: int | str, student: str, *flags: str) -> str:
+    """What makes a cell."""
+    return " ".join(["bash run.sh", dataset, method, str(ipc), student, *flags])
+
+
+def cell_of(dataset_name: str, method: str, ipc: str, student: str | None = None) -> Cell:
+    """The cell as its recipe has it, in the folders of config.sh. UserError for an unknown name."""
+    stage = partial(stage_of_cell, dataset_name=dataset_name, method=method, ipc=ipc)
     validate, recover, patches = stage("validate", student=student), stage("recover"), stage("patches")
     reports = {"teachers": [recover.model_pool_dir]}
     if recover.uses_patches:
@@ -340,20 +348,20 @@ def check_cell(words: Sequence[str]) -> None:
     """UserError for what is wrong with a cell and can be told before anything is made. words: DATASET METHOD IPC, maybe
     STUDENT, then flags of validate."""
     named, flags = words_and_flags(words, USAGE)
-    cell = cell_of(*named)
-    recipe = recipes.recipe_of(cell.validate.dataset, cell.validate.recipe, cell.validate.ipc)
+    validate = stage_of_cell("validate", *named[:3], student=named[3] if len(named) == 4 else None)
+    recipe = recipes.recipe_of(validate.dataset, validate.recipe, validate.ipc)
     for flag in ("--dataset-name", "--recipe", "--ipc", "--model"):
         if any(word == flag or word.startswith(f"{flag}=") for word in flags):
             raise UserError(f"{flag}: run.sh gives it; name DATASET METHOD IPC STUDENT in front, or call the stages")
     for stage in ("patches", "recover", "relabel"):  # what a variant gives them is known with this
-        made = recipes.in_places(stage, cell.validate.dataset, cell.validate.recipe, cell.validate.ipc, os.environ)
+        made = stage_of_cell(stage, *named[:3])
         check(made)
         made.resolved()
     for settings in recipes.parse_each("validate", [*flags_of_cell(*named), *flags], "--draw", "--labels --protocol"):
         require_labels_for(settings)
         amp_type(settings.amp, choose_device(settings.device), auto_on_cuda="off")
-    for name in (cell.validate.model, *recipe.recover.teachers, *recipe.relabel.teachers, recipe.patches.observer):
-        check_network(name, cell.validate.dataset)
+    for name in (validate.model, *recipe.recover.teachers, *recipe.relabel.teachers, recipe.patches.observer):
+        check_network(name, validate.dataset)
 
 
 def words_and_flags(words: Sequence[str], usage: str) -> tuple[Sequence[str], Sequence[str]]:

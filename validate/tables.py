@@ -11,7 +11,6 @@ missing stand below a table, one a line, and in the file beside it, which a job 
 """
 
 import csv
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -21,11 +20,20 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from utils import recipes
-from utils.data.table import get_dataset
 from utils.run.errors import UserError
 from utils.run.files import read_json, remove, write_json, write_whole
 from utils.run.records import Shape, check_shape
-from validate.report import cell_of, holds, mean_curve, read_repeats, reports_folder, results_folder, shown, spread
+from validate.report import (
+    holds,
+    mean_curve,
+    read_repeats,
+    reports_folder,
+    results_folder,
+    run_command,
+    shown,
+    spread,
+    stage_of_cell,
+)
 
 # The paper's tables: NeurIPS 2025, and arXiv v1 where table 2 differs (there patches are of 2 x 2 crops). seconds: of
 # recover, an image, on an RTX 4090; gb: its peak.
@@ -48,6 +56,7 @@ ELSEWHERE = {
     "8": "; it is `python -m validate.rademacher imagenet1k fadrm 10 ResNet18 MobileNetV2 ShuffleNetV2`",
     "12": "; it is `python -m validate.measures cifar100 10 fadrm`",
 }
+PLACE, SEEDS = ("dataset", "method", "ipc", "student"), "--seed 0 1 2"
 COST: Shape = {"seconds": float, "peak_memory_gib": float, "made": int, "processes": int, "device": str}
 
 
@@ -59,12 +68,12 @@ def report_methods(dataset_name: str, ipc: str | None = None, student: str | Non
     Returns the file that it wrote. UserError where nothing has results; some that cannot be read are named and left
     out.
     """
-    its = cell_of(dataset_name, next(iter(recipes.METHODS)), ipc or "10", student).validate
+    its = stage_of_cell("validate", dataset_name, next(iter(recipes.METHODS)), ipc or "10", student=student)
     rows: dict[str, dict[str, Entry]] = {}
     for entry in entries_of(results_folder(its).parent):
         if ipc is None or (entry.ipc, entry.student) == (its.ipc, its.model):
             rows.setdefault(entry.row, {})[entry.column] = entry
-    commands = {name: f"bash run.sh {dataset_name} {name} {its.ipc} {its.model}" for name in recipes.METHODS}
+    commands = {name: run_command(dataset_name, name, its.ipc, its.model) for name in recipes.METHODS}
     if not rows:
         where = f"{dataset_name} at IPC {ipc}" if ipc else dataset_name
         raise UserError(f"no method has results on {where}: {next(iter(commands.values()))} makes some")
@@ -208,8 +217,7 @@ def whose_labels(row: str) -> str:
 def report_published(number: str, dataset_name: str) -> Path:
     """Print and write a table of the paper for a dataset: published beside measured, and the commands of what is
     missing. Returns the file that it wrote. UserError for a table that there is not, or that has not the dataset."""
-    with PUBLISHED.open(newline="") as file:
-        everything = list(csv.DictReader(file))
+    everything = published_rows()
     published = [row for row in everything if row["table"] == number]
     if not published:
         tables = dict.fromkeys(row["table"] for row in everything)
@@ -223,7 +231,7 @@ def report_published(number: str, dataset_name: str) -> Path:
             continue
         rows.append({**row, **{key: float(row[key]) if row[key] else None for key in MEASURED}, **measured_of(row)})
         if any(rows[-1][key] is not None and rows[-1][f"measured_{key}"] is None for key in MEASURED):
-            missing.append("bash run.sh {dataset} {method} {ipc} {student} --seed 0 1 2".format(**row))
+            missing.append(run_command(*(row[key] for key in PLACE), SEEDS))
     keys = [key for key in MEASURED if any(row[key] is not None for row in rows)]
     heads = [f"table {number}, {dataset_name}", "IPC", "student"]
     heads += [head for key in keys for head in (MEASURED[key], "measured", "difference")]
@@ -236,26 +244,43 @@ def report_published(number: str, dataset_name: str) -> Path:
     return write_table(path, lines, content, list(dict.fromkeys(missing)))
 
 
+def published_rows() -> list[dict[str, str]]:
+    """All cells of the paper's tables."""
+    with PUBLISHED.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def row_settings(stage: str, row: Mapping[str, str]) -> Any:
     """The settings of a stage for a row of the published tables."""
-    dataset, ipc = get_dataset(row["dataset"]), int(row["ipc"])
-    return recipes.in_places(stage, dataset, row["method"], ipc, os.environ, student=row["student"])
+    return stage_of_cell(stage, row["dataset"], row["method"], row["ipc"], student=row["student"])
 
 
 def measured_of(row: Mapping[str, str]) -> dict[str, object]:
     """What was measured of a row: the students' accuracy, seconds and memory of recover; None for what was not."""
     results, recover = read_repeats(results_folder(row_settings("validate", row))), row_settings("recover", row)
-    path, cost = recover.syn_data_path / recover.exp_name / "report.json", {}
-    if path.exists():
-        cost = read_json(path)
-        check_shape(path, cost, COST, "remove it; recover writes it again")
+    cost = report_in(recover.syn_data_path / recover.exp_name)
     return {
         "measured_top1": spread(results, "top1") if results else None,
         "repeats": len(results),
-        "measured_seconds": cost["seconds"] * cost["processes"] / cost["made"] if cost.get("made") else None,
+        "measured_seconds": seconds_each(cost),
         "measured_gb": cost["peak_memory_gib"] * 2**30 / 1e9 if cost.get("made") else None,
         "device": cost.get("device"),
     }
+
+
+def report_in(folder: Path | None) -> Mapping[str, Any]:
+    """What a stage left beside what it made; nothing where that is not there. UserError where it is damaged."""
+    path = folder and folder / "report.json"
+    if path is None or not path.exists():
+        return {}
+    report = read_json(path)
+    check_shape(path, report, COST, "remove it; the stage writes it again")
+    return report
+
+
+def seconds_each(report: Mapping[str, Any]) -> float | None:
+    """The seconds of one device for each thing that was made, None where nothing was. report: of `report_in`."""
+    return report["seconds"] * report["processes"] / report["made"] if report.get("made") else None
 
 
 def name_of(row: Mapping[str, Any]) -> str:

@@ -127,7 +127,7 @@ def test_results_are_read_from_where_the_command_leaves_them(images, words, draw
     words = [*words, "--draw", *map(str, range(draws)), "--labels", "views", "hard", "plain", "--model", "ResNet18"]
     for cell in parse_cells(["--dataset-name", "cifar100", "--recipe", "fadrm", "--ipc", "10", *words]):
         write_results(report.results_folder(cell), result(0, (50.0, 50.0)))
-    found = runs_of(cell_of("cifar100", "fadrm", "10"), images)
+    found = runs_of(cell_of("cifar100", "fadrm", "10").validate, images)
     assert {labels: len(results) for labels, results in found.items()} == dict.fromkeys(PROTOCOLS, draws)
 
 

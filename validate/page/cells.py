@@ -1,6 +1,5 @@
 """What the page tells of each cell: accuracy beside random images and the paper, and what it cost."""
 
-import csv
 import os
 import re
 import statistics
@@ -15,9 +14,8 @@ from utils.data.table import Dataset, get_dataset
 from utils.fkd.store import MANIFEST
 from utils.run.errors import UserError
 from utils.run.files import read_json, sha256_of
-from utils.run.records import check_shape
-from validate.report import results_folder
-from validate.tables import BY, COST, PUBLISHED, Found, found_in, is_above_random
+from validate.report import results_folder, run_command
+from validate.tables import BY, SEEDS, Found, found_in, is_above_random, published_rows, report_in, seconds_each
 
 MEGABYTE = 1e6
 
@@ -82,6 +80,11 @@ class Cell(NamedTuple):
         return self.found.entry.top1["mean"] - self.published
 
     @property
+    def base(self) -> str:
+        """The method without the changes of a variant."""
+        return self.method.partition(":")[0]
+
+    @property
     def is_distilled(self) -> bool:
         return BY not in self.method
 
@@ -92,8 +95,8 @@ class Cell(NamedTuple):
     @property
     def command(self) -> str:
         """What makes the cell, with a spread."""
-        labels = "" if self.regime == "views" else f" --labels {self.regime}"
-        return f"bash run.sh {self.dataset} {self.method} {self.ipc} {self.student}{labels} --seed 0 1 2"
+        labels = () if self.regime == "views" else (f"--labels {self.regime}",)
+        return run_command(self.dataset, self.method, self.ipc, self.student, *labels, SEEDS)
 
 
 def places_of(dataset: Dataset) -> Places:
@@ -116,7 +119,11 @@ def cells_of(dataset_name: str, left_out: list[str]) -> list[Cell]:
     """
     size_of.cache_clear()
     places = places_of(get_dataset(dataset_name))
-    published = {(row["method"], int(row["ipc"]), row["student"]): row for row in published_of(dataset_name)}
+    published = {
+        (row["method"], int(row["ipc"]), row["student"]): row
+        for row in published_rows()
+        if (row["table"], row["dataset"]) == ("2", dataset_name)
+    }
     rows: dict[str, dict[str, Any]] = {}
     found = found_in(places.results, left_out, progress=True)
     for its in found:
@@ -141,12 +148,6 @@ def cells_of(dataset_name: str, left_out: list[str]) -> list[Cell]:
     return sorted(cells, key=order_of)
 
 
-def published_of(dataset_name: str) -> list[Mapping[str, str]]:
-    """The rows of the paper's main table."""
-    with PUBLISHED.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["table"] == "2" and row["dataset"] == dataset_name]
-
-
 def told_by_the_paper(row: Mapping[str, str] | None) -> tuple[float | None, str]:
     return (None, "") if row is None else (float(row["top1"]), row["edition"])
 
@@ -154,8 +155,7 @@ def told_by_the_paper(row: Mapping[str, str] | None) -> tuple[float | None, str]
 def order_of(cell: Cell) -> tuple:
     """Dataset, IPC, student, then methods as the recipes have them, their variants, and real images."""
     methods = list(recipes.METHODS)
-    name = cell.method.partition(":")[0]
-    place = methods.index(name) if name in methods else len(methods)
+    place = methods.index(cell.base) if cell.base in methods else len(methods)
     return (
         cell.dataset,
         cell.ipc,
@@ -164,7 +164,7 @@ def order_of(cell: Cell) -> tuple:
         place,
         cell.method,
         cell.regime != "views",
-        (cell.regime),
+        cell.regime,
     )
 
 
@@ -182,16 +182,16 @@ def images_of(found: Found, places: Places) -> Path | None:
 def cost_of(found: Found, images: Path | None, labels: Path | None, pool: Path, left_out: list[str]) -> Cost:
     """What the first draw of a cell cost."""
     try:
-        recover, relabel = (report_of(folder) for folder in (images, labels))
+        recover, relabel = (report_in(folder) for folder in (images, labels))
         manifest = read_json(labels / MANIFEST) if labels else {}
     except UserError as error:
         left_out.append(f"cost of {found.entry.row}, {found.entry.column}: {error}")
         return Cost()
     device = "; ".join(dict.fromkeys(its["device"] for its in (recover, relabel, *found.runs) if its.get("device")))
-    (count, image_bytes), each = size_of(images), per_unit(recover)
+    (count, image_bytes), each = size_of(images), seconds_each(recover)
     parts = [
         times(each, count),
-        times(per_unit(relabel), len(manifest.get("epoch_sha256", []))),
+        times(seconds_each(relabel), len(manifest.get("epoch_sha256", []))),
         statistics.fmean(run["seconds"] for run in found.runs),
     ]
     teachers = [checkpoint_path(pool, its["name"]) for its in found.runs[0].get("teachers", [])]
@@ -204,21 +204,6 @@ def cost_of(found: Found, images: Path | None, labels: Path | None, pool: Path, 
         sum(path.stat().st_size for path in teachers) if teachers and all(teachers) else None,
         None if None in parts else sum(parts),
     )
-
-
-def report_of(folder: Path | None) -> Mapping[str, Any]:
-    """What a stage left beside what it made; nothing where that is not there. UserError where it is damaged."""
-    path = folder and folder / "report.json"
-    if path is None or not path.exists():
-        return {}
-    report = read_json(path)
-    check_shape(path, report, COST, "remove it; the stage writes it again")
-    return report
-
-
-def per_unit(report: Mapping[str, Any]) -> float | None:
-    """The seconds of one device for each thing that was made."""
-    return report["seconds"] * report["processes"] / report["made"] if report.get("made") else None
 
 
 def times(value: float | None, count: int | None) -> float | None:
@@ -261,7 +246,7 @@ def missing_of(cells: Sequence[Cell]) -> list[str]:
     has one run."""
     run = {(cell.dataset, cell.ipc, cell.student, cell.method) for cell in cells if cell.found}
     wanted = [cell for cell in cells if cell.found is None or cell.found.entry.repeats == 1]
-    wanted = [cell for cell in wanted if cell.method.partition(":")[0] in recipes.METHODS]
+    wanted = [cell for cell in wanted if cell.base in recipes.METHODS]
     beside = dict.fromkeys(
         (cell.dataset, cell.ipc, cell.student) for cell in cells if cell.found and cell.regime == "views"
     )

@@ -92,7 +92,7 @@ def curves_of(cells: Iterable[Cell]) -> Iterable[Markup]:
 
 def scatters_of(cells: Sequence[Cell]) -> Iterable[Markup]:
     """For each dataset and student accuracy over megabytes, and over seconds."""
-    methods = list(dict.fromkeys([*METHODS, *(base_of(cell) for cell in cells if cell.is_distilled)]))
+    methods = list(dict.fromkeys([*METHODS, *(cell.base for cell in cells if cell.is_distilled)]))
     kinds = {
         "MB of images and labels": lambda cell: cell.cost.megabytes,
         "device seconds": lambda cell: cell.cost.device_seconds,
@@ -104,7 +104,7 @@ def scatters_of(cells: Sequence[Cell]) -> Iterable[Markup]:
         for what, cost in kinds.items():
             if known := [cell for cell in group if cost(cell)]:
                 points = [point_of(cell, cost(cell), what, methods) for cell in known]
-                names = dict.fromkeys(base_of(cell) for cell in known if cell.is_distilled)
+                names = dict.fromkeys(cell.base for cell in known if cell.is_distilled)
                 legend = [(methods.index(name), name) for name in names]
                 legend += [] if all(cell.is_distilled for cell in known) else [(None, "real images")]
                 yield charts.scatter(f"{dataset}, {student}", f"{what} (larger: more IPC)", points, legend)
@@ -113,13 +113,8 @@ def scatters_of(cells: Sequence[Cell]) -> Iterable[Markup]:
 def point_of(cell: Cell, cost: float, what: str, methods: Sequence[str]) -> charts.Point:
     top1 = cell.found.entry.top1
     title = f"{cell.method}, {cell.found.entry.column}: {shown(top1)} % at {number(float(cost))} {what}"
-    colour = methods.index(base_of(cell)) if cell.is_distilled else None
+    colour = methods.index(cell.base) if cell.is_distilled else None
     return charts.Point(cost, top1["mean"], colour, 2 + 1.5 * len(str(cell.ipc)), title)
-
-
-def base_of(cell: Cell) -> str:
-    """A method's name without the changes of a variant."""
-    return cell.method.partition(":")[0]
 
 
 def gallery_of(gallery: Gallery, is_open: bool) -> Markup:
