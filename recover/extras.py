@@ -24,6 +24,11 @@ from utils.run.files import remove
 from utils.run.team import Team
 
 
+def start_folder(folder: Path) -> Path:
+    """Where what images start as is kept, beside their folder."""
+    return folder.with_name(f"{folder.name}_initialised")
+
+
 def stage_folder(folder: Path, stage: int) -> Path:
     """Where images are kept as stage 1, 2, ... ended with them, beside the folder of the images: the last stage's."""
     return folder.with_name(f"{folder.name}_stage{stage}")
@@ -139,7 +144,7 @@ class Kept:
         else:
             remove(place)  # measures of images that were here before
         if extras.settings.store_initialised_images:
-            initial = self.batch.paths(extras.folder.with_name(f"{extras.folder.name}_initialised"), extras.dataset)
+            initial = self.batch.paths(start_folder(extras.folder), extras.dataset)
             writer.submit(write_distilled, initial, to_pixels(self.start, extras.dataset).cpu(), self.digest)
         for stage, pixels in self.stages.items():
             writer.submit(write_distilled, extras.stage_paths(self.batch, stage), pixels, self.digest)

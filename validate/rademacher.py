@@ -11,7 +11,6 @@ below 5).
 
 import math
 import os
-import statistics
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from utils.run.device import choose_device, memory_format
 from utils.run.errors import UserError, run_entry
 from utils.run.randomness import generator_for
 from utils.run.settings import Parser
+from utils.run.spread import shown, spread_of
 from validate.report import reports_folder
 from validate.tables import markdown, write_table
 from validate.training import build_student
@@ -146,22 +146,22 @@ def fit_signs(
 
 def mean_and_error(values: Sequence[float]) -> dict[str, float | None]:
     """The mean and its standard error; no error for one value."""
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "error": error}
+    mean, deviation = spread_of(values).values()
+    return {"mean": mean, "error": None if deviation is None else deviation / len(values) ** 0.5}
 
 
 def table_of(rows: Sequence[Mapping], about: Mapping[str, object]) -> list[str]:
-    """The table in Markdown, the paper's values beside those of here."""
+    """The table in Markdown, the paper's values beside those of here; ± a standard error."""
 
-    def shown(mean: float, error: float | None) -> str:
-        return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
+    def told(mean: float, error: float | None) -> str:
+        return shown({"mean": mean, "std": error})
 
     title = "{dataset}, {method}, IPC {ipc}: B = {bound:g}, {epochs} epochs, {draws} draws".format(**about)
     body = []
     for row in rows:
         published = row["published"] or {}
-        cells = [shown(row[kind]["mean"], row[kind]["error"]) for kind in ("original", "optimised")]
-        cells += [shown(*published[kind]) if kind in published else "" for kind in ("original", "optimised")]
+        cells = [told(row[kind]["mean"], row[kind]["error"]) for kind in ("original", "optimised")]
+        cells += [told(*published[kind]) if kind in published else "" for kind in ("original", "optimised")]
         body.append([row["network"], *cells])
     return markdown([title, "original patches", "optimised", "paper: original", "optimised"], body)
 

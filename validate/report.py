@@ -32,6 +32,7 @@ from utils.run.pictures import accuracy_curves
 from utils.run.precision import amp_type
 from utils.run.records import Shape, check_shape, differences
 from utils.run.settings import check
+from utils.run.spread import shown, spread_of
 from utils.seams import SELECTORS
 
 WIDTH = 78
@@ -182,12 +183,7 @@ def print_students(summaries: Mapping[tuple[str, int], dict]) -> None:
 
 def spread(results: Sequence[dict], key: str) -> dict[str, float | None]:
     """Mean and standard deviation over seeds and draws; no deviation for one result."""
-    values = [result[key] for result in results]
-    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
-
-
-def shown(value: Mapping[str, float | None]) -> str:
-    return f"{value['mean']:.2f}" if value["std"] is None else f"{value['mean']:.2f} ± {value['std']:.2f}"
+    return spread_of([result[key] for result in results])
 
 
 def mean_curve(results: Sequence[dict]) -> list[tuple[int, float]]:

@@ -10,7 +10,6 @@ What is in the folder: utils/data/package.py. A folder that is there already, wi
 
 import json
 import os
-import statistics
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from utils.run.files import read_json
 from utils.run.records import check_shape
 from utils.run.settings import Parser
 from utils.run.space import Output, require_space
+from utils.run.spread import shown, spread_of
 
 RESULT = {"student": str, "epochs": int, "seed": int, "top1": float, "settings": dict}  # what the card reads of one
 # Of the real images that a set was made from: the Hub's name of the licence, and a sentence.
@@ -201,9 +201,8 @@ def results_of(settings: ValidateSettings, distilled: DistilledSet) -> list[str]
             runs.setdefault(row, {})[result["seed"]] = result["top1"]
     rows = []
     for (student, labels, epochs, _), by_seed in sorted(runs.items()):
-        top1 = [*by_seed.values()]
-        spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
-        rows.append(f"| {student} | {labels} | {epochs} | {len(top1)} | {statistics.mean(top1):.2f}{spread} |")
+        top1 = shown(spread_of([*by_seed.values()]))
+        rows.append(f"| {student} | {labels} | {epochs} | {len(by_seed)} | {top1} |")
     return rows
 
 

@@ -9,7 +9,6 @@ Hugging Face Hub.
     manifest.json                      what the set is, and the sha256 of every file but the card, which people edit
 """
 
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from utils.data.prepare import folders_of
 from utils.data.table import Dataset, get_dataset
 from utils.fkd.store import MANIFEST, LabelStore, epoch_path, open_store
 from utils.run.errors import UserError
-from utils.run.files import read_json, sha256_of, write_json
+from utils.run.files import read_json, sha256_of, write_json, write_json_lines
 from utils.run.records import Shape, check_shape
 from utils.run.space import Output, require_space
 
@@ -105,7 +104,7 @@ def pack(distilled: DistilledSet, card: str, destination: Path) -> None:
         for name, path in reports.items():
             if path.exists():  # without the names of this machine's folders
                 write_json(part / name, {**read_json(path), "files": {}})
-        (part / METADATA).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_json_lines(part / METADATA, rows)
         digests = {name: sha256_of(part / name) for name in sorted(files_in(part))}
         write_json(
             part / MANIFEST, {"format_version": FORMAT, **distilled.identity, "classes": names, "files": digests}

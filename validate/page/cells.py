@@ -27,7 +27,6 @@ class Places(NamedTuple):
     images: Path
     labels: Path
     pool: Path
-    train: Path
 
 
 class Cost(NamedTuple):
@@ -100,15 +99,13 @@ class Cell(NamedTuple):
 
 
 def places_of(dataset: Dataset) -> Places:
-    stages = ("validate", "relabel", "patches")
     first = next(iter(recipes.METHODS))
-    validate, relabel, patches = (recipes.in_places(stage, dataset, first, 1, os.environ) for stage in stages)
+    validate, relabel = (recipes.in_places(its, dataset, first, 1, os.environ) for its in ("validate", "relabel"))
     return Places(
         results_folder(validate).parent,
         validate.original_data_path.parent,
         validate.fkd_path.parent,
         relabel.model_pool_dir,
-        patches.train_dir,
     )
 
 

@@ -6,7 +6,7 @@ way, where recover kept them (`<images>_initialised`, `<images>_stage<k>`), and 
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import escape
 from pathlib import Path
@@ -16,13 +16,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from recover.extras import start_folder
 from utils import recipes
-from utils.data.images import decode, folder_names
+from utils.data.images import class_names, decode, folder_names
 from utils.data.table import get_dataset
 from utils.patches.patches import find_patch, jpeg_of
 from utils.run.errors import UserError
 from utils.run.files import remove, write_whole
-from validate.page.cells import Cell, places_of
+from validate.page.cells import Cell
 
 PICTURES = "pictures"  # the folder of sheets beside the page
 CLASSES, IMAGES = 10, 10  # of a folder, at most
@@ -73,7 +74,7 @@ def gallery_of(cell: Cell, most_files: int) -> Gallery:
     rows = len(frames) + (patches is not None)
     classes = min(CLASSES, len(names), max(1, most_files // rows))
     images = max(1, min(IMAGES, cell.ipc, most_files // rows // max(1, classes)))
-    titles = class_names(places_of(dataset).train, dataset.num_classes)
+    titles = class_names(dataset)
     sheets = []
     for name in names[:classes]:
         index = int(name.removeprefix("new"))
@@ -84,9 +85,10 @@ def gallery_of(cell: Cell, most_files: int) -> Gallery:
         its = {frame: [place / name / file for file in files] for frame, place in frames.items()}
         if patches is not None:
             its = {"patch": [find_patch(patches, index, ipc_id) for ipc_id in ids], **its}
-        title = titles.get(index, f"class {index}")
         side = min(dataset.size, MOST_PIXELS)
-        sheets.append(Sheet(f"{cell.dataset}_{folder.name}_{name}.jpg", title, list(its), list(its.values()), side))
+        sheets.append(
+            Sheet(f"{cell.dataset}_{folder.name}_{name}.jpg", titles[index], list(its), list(its.values()), side)
+        )
     return Gallery(cell, sheets, len(names))
 
 
@@ -101,7 +103,7 @@ def patches_of(cell: Cell) -> Path | None:
 
 def frames_of(folder: Path) -> dict[str, Path]:
     """The folders of what was kept of images on their way, in that order, and their own."""
-    start = folder.with_name(f"{folder.name}_initialised")
+    start = start_folder(folder)
     stages = {
         int(match[1]): path
         for path in folder.parent.glob(f"{escape(folder.name)}_stage*")
@@ -109,12 +111,6 @@ def frames_of(folder: Path) -> dict[str, Path]:
     }
     found = {"start": start} if start.is_dir() else {}
     return {**found, **{f"stage {k}": stages[k] for k in sorted(stages)}, "image": folder}
-
-
-def class_names(train: Path, num_classes: int) -> Mapping[int, str]:
-    """What the folders of training images call the classes, if these are there."""
-    names = folder_names(train) if train.is_dir() else []
-    return dict(enumerate(names)) if len(names) == num_classes else {}
 
 
 def draw_sheets(folder: Path, sheets: Sequence[Sheet]) -> list[str]:
