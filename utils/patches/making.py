@@ -30,7 +30,7 @@ def class_patches(
     cut = partial(cut_crops, class_index=class_index, settings=settings, dataset=dataset)
     crops = torch.stack(list(pool.map(cut, [(paths[index], index) for index in drawn])))  # M m 3 side side
 
-    look = partial(observe, observer, crops.flatten(0, 1), class_index, dataset, settings.batch_size)
+    look = partial(observe, observer, crops.flatten(0, 1), class_index, dataset, settings.crops_at_once)
     candidates = Candidates(class_index, *crops.shape[:2], settings.observer, look)
     generator = generator_for(settings.seed, "choice", dataset.name, class_index)
     count = settings.patches_per_class * settings.factor**2

@@ -114,7 +114,7 @@ class PatchSettings(RecipeSettings):
     source: str = setting("offline", SOURCE_HELP, "--pretrained-model-type", choices=SOURCES)
     start_index: int = setting(0, "first class", within=INDEX, group="work")
     end_index: int | None = setting(None, "class after the last (default: all classes)", within=MANY)
-    batch_size: int = setting(250, "crops in one forward pass", within=MANY)
+    crops_at_once: int = setting(250, "crops in one forward pass", "--batch-size", within=MANY)
     workers: int = setting(4, "threads that decode and crop", within=WORKERS)
 
     def resolved(self) -> Self:

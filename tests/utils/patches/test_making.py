@@ -20,7 +20,7 @@ from utils.seams import SELECTORS
 
 FASHION = get_dataset("fashion_mnist")
 SETTINGS = PatchSettings(
-    dataset_name="fashion_mnist", num_crops=3, patches_per_class=2, max_images=5, batch_size=4, selector="easy"
+    dataset_name="fashion_mnist", num_crops=3, patches_per_class=2, max_images=5, crops_at_once=4, selector="easy"
 )
 
 

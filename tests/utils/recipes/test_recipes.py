@@ -225,6 +225,7 @@ def test_patches(dataset):
     found = (settings.observer, settings.selector, settings.patches_per_class, settings.max_images, settings.num_crops)
     assert found == ("ResNet18", "medium", 50, 300, 5)
     assert (settings.crop_area, settings.factor, settings.tile_stride) == ((0.08, 1), 1, 1)
+    assert settings.crops_at_once == 250  # whatever a student's batches are
 
 
 def test_more_images_than_patches_ask_for_more_patches():
