@@ -18,9 +18,10 @@ def sample_batch_augmentations(
     crop_and_flip: bool,
     jitter: int,
     generator: torch.Generator,
-    area: tuple[float, float] = AREA,
+    area: tuple[float | Tensor, float] = AREA,
 ) -> Tensor:
-    """Draws for `count` iterations, each one for a whole batch. area: least and largest share that a crop covers.
+    """Draws for `count` iterations, each one for a whole batch. area: least (of all, or count) and largest share that a
+    crop covers.
 
     Returns int64, count x 7: top, left, height, width of the crop, flip, roll down, roll right (both 0..jitter).
     Without `crop_and_flip` the crop is the whole image and the flip 0.

@@ -110,7 +110,8 @@ def what_shapes_images(
         "precision": str(dtype or torch.float32).removeprefix("torch."),
         "teachers": [{"name": teacher.name, "sha256": teacher.sha256} for teacher in teachers],
     }
-    if "committee" in record or "layout" in record:  # whose draws depend on how many images there are
+    # whose draws, groups, anchors or stages depend on how many images there are
+    if {"committee", "layout", "group_by", "late_starts"} & record.keys() or settings.retrieves:
         record["ipc"] = images_per_class(settings)
     if "layout" in record:  # batches of other members than those that each index has by itself
         record["images"] = [settings.ipc_start, settings.ipc_end]
@@ -130,11 +131,14 @@ def read_patches(settings: RecoverSettings, batch: Batch, dataset: Dataset) -> T
     return load_patches(settings.patch_dir, settings.selector, batch.members, dataset)
 
 
-def batch_digest(made_with: dict, patches: Tensor | None) -> str:
-    """Identity of a batch: the run's record and the patches it starts from."""
+def batch_digest(made_with: dict, patches: Tensor | None, groups: str | None = None) -> str:
+    """Identity of a batch: the run's record, the patches it starts from, and the digest of the groups of real images
+    that it is matched to, if there are some."""
     digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode())
     if patches is not None:
         digest.update(patches.numpy().tobytes())
+    if groups is not None:
+        digest.update(groups.encode())
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """One batch of recover: from real patches (or noise) to distilled images, against frozen teachers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -36,7 +36,8 @@ class Plan:
     stages: none of them, and the start is the result; lr: the pixels' learning rate at the start, which a cosine over
     all stages takes to 0; terms: of the loss, with their weights, by name; jitter: largest roll in pixels;
     crop_and_flip: whether a random crop, of these shares of the area, and a flip come before it; adaptive: whether the
-    images decide on the size of stages that are smaller than the last.
+    images decide on the size of stages that are smaller than the last; narrowing: whether the least share begins at 1
+    and comes down to that of `area` as half a cosine (DELT); before: iterations of a longer plan that these go on from.
     """
 
     stages: Sequence[Stage]
@@ -46,6 +47,25 @@ class Plan:
     crop_and_flip: bool
     area: tuple[float, float] = AREA
     adaptive: bool = False
+    narrowing: bool = False
+    before: int = 0
+
+    def from_stage(self, first: int) -> "Plan":
+        """The same without the stages before that one: rate and crops go on as if these had been."""
+        skipped = sum(stage.iterations for stage in self.stages[:first])
+        return replace(self, stages=self.stages[first:], before=self.before + skipped)
+
+    def rate(self, iteration: int) -> float:
+        """The learning rate of an iteration, counted from these stages' first."""
+        return cosine(self.lr, self.before + iteration, self.before + self.iterations)
+
+    def areas(self, first: int, count: int) -> tuple[float | Tensor, float]:
+        """Least (count, where it narrows) and largest share that a crop covers in so many iterations from `first`."""
+        if not self.narrowing:
+            return self.area
+        done = (self.before + first + torch.arange(count)) / (self.before + self.iterations)
+        least, most = self.area
+        return least + (most - least) * (1 + (torch.pi * done).cos()) / 2, most
 
     def size_of(self, stage: Stage, images: Tensor) -> int:
         """The size in pixels of a stage that these images begin."""
@@ -80,6 +100,7 @@ def recover_batch(
     generator: torch.Generator,
     dtype: torch.dtype | None = None,
     watch: Callable[[Step], None] = lambda step: None,
+    patches: Tensor | None = None,
 ) -> Tensor:
     """Optimise the pixels of one batch, stage by stage, with the residual in between.
 
@@ -87,7 +108,8 @@ def recover_batch(
     their weights, each of which answers with (logits, R); residual: what becomes of the images between two stages;
     valid_range: lowest and highest normalised value, each broadcastable to the batch; generator: the batch's own (CPU);
     dtype: what the teachers' forward is cast to (None: float32); statistics and losses stay float32. `watch` sees every
-    iteration. Returns B x 3 x S x S, normalised, within the valid range. Raises UserError where a loss is not finite.
+    iteration; patches: those of terms that compare with them (B x 3 x S x S). Returns B x 3 x S x S, normalised, within
+    the valid range. Raises UserError where a loss is not finite.
     """
     low, high = valid_range
     device = start.device
@@ -106,18 +128,18 @@ def recover_batch(
         is_fused = device.type == "cuda" and fused(torch.optim.Adam, device)
         optimiser = torch.optim.Adam([images], plan.lr, ADAM_BETAS, ADAM_EPS, fused=is_fused)
         draws = sample_batch_augmentations(
-            stage.iterations, size, plan.crop_and_flip, plan.jitter, generator, plan.area
+            stage.iterations, size, plan.crop_and_flip, plan.jitter, generator, plan.areas(iteration, stage.iterations)
         )
         for some in draws.to(device).split(CHECK_EVERY):
             for rows, columns in zip(*augmentation_matrices(some, size), strict=True):
-                optimiser.param_groups[0]["lr"] = cosine(plan.lr, iteration, plan.iterations)
+                optimiser.param_groups[0]["lr"] = plan.rate(iteration)
                 view = view_of(images, rows, columns)
                 loss, losses = torch.zeros((), device=device), {}
                 for teacher, weight in committee(iteration):
                     with autocast(device, dtype):
-                        answer = teacher(view)
-                    ask = partial(logits_of, teacher, rows, columns, dtype)
-                    seen = Seen(view, labels, *answer, images, iteration, ask)
+                        logits, matching, *maps = teacher(view)
+                    ask = partial(answer_for, teacher, rows, columns, dtype)
+                    seen = Seen(view, labels, logits, matching, images, iteration, ask, patches, *maps)
                     for name, (share, term) in plan.terms.items():
                         value = term(seen)
                         loss = loss + weight * share * value
@@ -155,11 +177,13 @@ def view_of(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def logits_of(teacher: nn.Module, rows: Tensor, columns: Tensor, dtype: torch.dtype | None, images: Tensor) -> Tensor:
-    """A teacher's logits (B x C) for images in the view of an iteration (see `augmentation_matrices`)."""
+def answer_for(
+    teacher: nn.Module, rows: Tensor, columns: Tensor, dtype: torch.dtype | None, images: Tensor
+) -> tuple[Tensor, ...]:
+    """A teacher's answer for images in the view of an iteration (see `augmentation_matrices`)."""
     view = view_of(images, rows, columns)
     with autocast(view.device, dtype):
-        return teacher(view)[0]
+        return teacher(view)
 
 
 def _stop_if_not_finite(bad_iteration: Tensor, iterations: int) -> None:

@@ -47,8 +47,14 @@ def real_images_digest(settings: RecoverSettings) -> str | None:
         return None
     for folder, flag in ((settings.train_dir, "--train-dir"), (settings.model_pool_dir, "--model-pool-dir")):
         if folder is None:
-            raise UserError(f"--probe {settings.probe} compares with real images: name {flag}")
+            raise UserError(f"{_who_asks(settings)} looks at real images: name {flag}")
     return digest_of_folder(settings.train_dir, settings.dataset, keep=not settings.dry_run)
+
+
+def _who_asks(settings: RecoverSettings) -> str:
+    if settings.probes_real_images:
+        return f"--probe {settings.probe}"
+    return f"--group-by {settings.group_by}" if settings.is_grouped else f"--residual {settings.residual}"
 
 
 def observe_real_images(teacher: Teacher, settings: RecoverSettings, dataset: Dataset, images_sha256: str) -> Real:

@@ -21,7 +21,9 @@ from tqdm import tqdm
 from models.checkpoints import Teacher, load_network, load_teacher
 from models.teachers import recorded_accuracies
 from recover import batches
+from recover.anchors import Bank
 from recover.batches import Batch
+from recover.by_index import Aims, aims_of, training_images
 from recover.committee import Committee
 from recover.extras import Extras, Kept, copies_of, stage_folder
 from recover.optimise import Plan, Stage, Step, recover_batch
@@ -45,7 +47,7 @@ from utils.run.report import report_run, start_run
 from utils.run.settings import show
 from utils.run.space import print_dry_run, require_space
 from utils.run.team import Team, teamwork
-from utils.seams import COMMITTEES, PROBES, RESIDUALS
+from utils.seams import COMMITTEES, PROBES, RESIDUALS, TERMS
 
 VERIFY_EVERY = 100  # iterations
 
@@ -64,7 +66,8 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     folder = settings.syn_data_path / settings.exp_name
     stages = [Stage(size, budget) for size, budget in zip(settings.sizes, settings.budgets, strict=True)]
     area, adaptive = (settings.crop_area_min, 1.0), settings.resolution == "adaptive"
-    plan = Plan(stages, settings.lr, build_terms(settings), settings.jitter, settings.augment, area, adaptive)
+    terms = build_terms(settings)
+    plan = Plan(stages, settings.lr, terms, settings.jitter, settings.augment, area, adaptive, settings.narrowing)
     work = batches.plan_batches(settings, dataset)
     pool, source = settings.model_pool_dir, settings.source
     loaded = {name: load_teacher(name, dataset, pool, source) for name in dict.fromkeys(settings.teachers)}
@@ -83,24 +86,30 @@ def recover(settings: RecoverSettings, team: Team) -> None:
     require_space(folder, output)
     if settings.dry_run:
         amounts = {"images": output.files // copies, "batches": len(missing)}
-        print_dry_run("recover", {**amounts, "iterations": len(missing) * plan.iterations}, folder, output)
+        iterations = sum(plan_for(batch, plan, settings).iterations for batch in missing)
+        print_dry_run("recover", {**amounts, "iterations": iterations}, folder, output)
         return
 
-    real = observe_in_turns(settings, loaded, dataset, device, real_images, team)
-    teachers = match_teachers(settings, loaded, plan, dataset, device, real)
+    for teacher in loaded.values():
+        teacher.module.to(device)
+    real = observe_in_turns(settings, loaded, dataset, real_images, team)
+    aims, bank = look_at_training_images(settings, list(loaded.values()), real_images, team)
+    matched = {name: match_teacher(settings, teacher, dataset, real.get(name)) for name, teacher in loaded.items()}
+    teachers = teachers_asked(settings, matched, plan, device, real)
     verifier, extras = load_verifier(settings, dataset, device), Extras(settings, plan, folder, dataset, device)
     valid_range = batches.valid_range_of(dataset, device)
     started, made = start_run(device), 0
     mine = [*team.share(missing), *team.share([batch for batch in work if batch not in missing])]
-    progress = tqdm(total=len(mine) * plan.iterations, desc="recover", unit="it", disable=not team.is_main)
+    total = sum(plan_for(batch, plan, settings).iterations for batch in mine)
+    progress = tqdm(total=total, desc="recover", unit="it", disable=not team.is_main)
     with progress, BackgroundWriter() as writer:
         for batch in mine:
-            patches = batches.read_patches(settings, batch, dataset)
-            digest = batches.batch_digest(made_with, patches)
+            patches, its_plan = batches.read_patches(settings, batch, dataset), plan_for(batch, plan, settings)
+            digest = batches.batch_digest(made_with, patches, aims and aims.sha256)
             paths = batch.paths(folder, dataset)
             if all(is_made_with(path, digest, dataset.size) for path in paths):
                 extras.look_for(batch, digest)
-                progress.update(plan.iterations)
+                progress.update(its_plan.iterations)
                 continue
             generator = generator_for(settings.seed + settings.draw, "recover", dataset.name, *batch.key)
             start, patches = batches.starting_images(settings, patches, len(paths), dataset, generator, device)
@@ -108,12 +117,18 @@ def recover(settings: RecoverSettings, team: Team) -> None:
             for teacher in dict.fromkeys(teachers):
                 if isinstance(teacher, SmoothedTeacher):
                     teacher.begin(labels, generator)
+            if aims is not None:
+                for name, matching in matched.items():
+                    matching.targets.copy_(aims.of(name, batch))
             ask = partial(asked, committee, teachers, batch)
             kept = extras.of(batch, digest, start, labels)
-            residual = kept.around(RESIDUALS[settings.residual](settings, patches))
+            retrieve = partial(bank.retrieve, batch) if bank else None
+            residual = kept.around(RESIDUALS[settings.residual](settings, patches, retrieve))
             watch = partial(look_on, batch=batch, labels=labels, verifier=verifier, kept=kept, progress=progress)
             try:
-                images = recover_batch(start, labels, plan, ask, residual, valid_range, generator, dtype, watch)
+                images = recover_batch(
+                    start, labels, its_plan, ask, residual, valid_range, generator, dtype, watch, patches
+                )
             except UserError as error:
                 raise UserError(f"{batch}: {error}") from None
             check_record(record_path(folder), made_with, "distilled images", write=True)
@@ -144,12 +159,13 @@ def require_watched_layers(
     """UserError where statistics are to be matched and no teacher has a layer that the probe watches, or, where it
     needs real images, one has none; says which are asked for the rest of the loss alone, as AlexNet is in FADRM+."""
     share, _ = plan.terms.get("r_bn", (0, None))
-    if not settings.needs_real_images and not (share and plan.iterations):
+    if not settings.probes_real_images and not (share and plan.iterations):
         return
     probe = PROBES[settings.probe]
-    probe = probe(dataset.size) if settings.needs_real_images else probe()
+    probe = probe(dataset.size) if settings.probes_real_images else probe()
     without = [name for name, its in loaded.items() if not running_order(its.module, probe, dataset.size)]
-    if without and (settings.needs_real_images or len(without) == len(loaded)):
+    needs_all = settings.probes_real_images or settings.is_grouped
+    if without and (needs_all or len(without) == len(loaded)):
         raise UserError(
             f"{', '.join(without)}: no layer that --probe {settings.probe} watches, so there are no statistics to "
             "match; take another teacher"
@@ -165,49 +181,74 @@ def observe_in_turns(
     settings: RecoverSettings,
     loaded: Mapping[str, Teacher],
     dataset: Dataset,
-    device: torch.device,
     real_images: str | None,
     team: Team,
 ) -> Mapping[str, Real]:
     """What each teacher sees of real images, where the probe asks: the processes share the passes, then all read."""
-    if real_images is None:
+    if not settings.probes_real_images:
         return {}
-    for teacher in loaded.values():
-        teacher.module.to(device)
     for teacher in team.share(list(loaded.values())):
         observe_real_images(teacher, settings, dataset, real_images)
     team.wait()
     return {name: observe_real_images(teacher, settings, dataset, real_images) for name, teacher in loaded.items()}
 
 
-def match_teachers(
+def look_at_training_images(
+    settings: RecoverSettings, teachers: Sequence[Teacher], sha256: str | None, team: Team
+) -> tuple[Aims | None, Bank | None]:
+    """What image indices are matched to, where these differ, and where anchors are retrieved from, where they are: the
+    first process passes over the training images, then all read."""
+    if not (settings.is_grouped or settings.retrieves):
+        return None, None
+    images = training_images(settings, sha256)
+    for is_turn in (team.is_main, not team.is_main):
+        if is_turn:
+            aims = aims_of(settings, teachers, images) if settings.is_grouped else None
+            bank = Bank(settings, teachers[0], images) if settings.retrieves else None
+        team.wait()
+    return aims, bank
+
+
+def plan_for(batch: Batch, plan: Plan, settings: RecoverSettings) -> Plan:
+    """The plan of a batch: of `late_starts` groups of image indices each begins a stage after the one before."""
+    place = batch.members[0][1] % batches.images_per_class(settings)
+    return plan.from_stage(place * settings.late_starts // batches.images_per_class(settings))
+
+
+def match_teacher(settings: RecoverSettings, teacher: Teacher, dataset: Dataset, real: Real | None) -> MatchedTeacher:
+    """A teacher that answers with its logits and its statistics' distance. real: what it sees of real images, where the
+    probe asks."""
+    device = next(teacher.module.parameters()).device
+    network = teacher.module.to(memory_format=memory_format(device))
+    probe = PROBES[settings.probe]
+    if real is not None:
+        probe = partial(probe, dataset.size, real.whole)
+    elif settings.probes_single_images:
+        probe = partial(probe, min(settings.classes_a_batch, dataset.num_classes))
+    with_map = any(getattr(TERMS[word.partition("=")[0]], "of_map", False) for word in settings.terms)
+    return MatchedTeacher(network, probe, settings.first_bn_multiplier, dataset.size, settings.scale, with_map)
+
+
+def teachers_asked(
     settings: RecoverSettings,
-    loaded: Mapping[str, Teacher],
+    matched: Mapping[str, MatchedTeacher],
     plan: Plan,
-    dataset: Dataset,
     device: torch.device,
     real: Mapping[str, Real],
 ) -> list[nn.Module]:
-    """The teachers of --teacher-model-list on the device, each answering with its logits and its statistics' distance.
-
-    real: what they see of real images, where the probe asks.
-    """
+    """The teachers of --teacher-model-list as iterations ask them: smoothed, or compiled where that is worth it."""
+    dataset = settings.dataset
     calls = -(-dataset.num_classes // settings.classes_a_batch) * settings.ipc_end * plan.iterations
-    work = Work(plan.pixels(dataset.num_classes * settings.ipc_end) // len(loaded), calls // len(loaded))
-    matched = {}
-    for name, teacher in loaded.items():
-        network = teacher.module.to(device, memory_format=memory_format(device))
-        probe = PROBES[settings.probe]
-        if name in real:
-            probe = partial(probe, dataset.size, real[name].whole)
-        matching = MatchedTeacher(network, probe, settings.first_bn_multiplier, dataset.size)
+    work = Work(plan.pixels(dataset.num_classes * settings.ipc_end) // len(matched), calls // len(matched))
+    asked: dict[str, nn.Module] = {}
+    for name, matching in matched.items():
         if settings.is_smoothed:
             by_class = real[name].by_class if name in real else None
             shares = (settings.smoothing, settings.drop_layers, settings.class_share)
-            matched[name] = SmoothedTeacher(matching, *shares, by_class)
+            asked[name] = SmoothedTeacher(matching, *shares, by_class)
         else:
-            matched[name] = compiled(matching, settings.compile, device, work)
-    return [matched[name] for name in settings.teachers]
+            asked[name] = compiled(matching, settings.compile, device, work)
+    return [asked[name] for name in settings.teachers]
 
 
 def asked(

@@ -25,8 +25,10 @@ class Seen(NamedTuple):
     """What a teacher saw of a batch: view (B x 3 x s x s, normalised), labels (B), its logits (B x C, float32) and how
     far the statistics it watches are from their targets (R, a scalar).
 
-    images: what it is a view of, the leaf that is optimised; iteration: of the batch, from 0; ask: the teacher's logits
-    for other images (B x 3 x s x s) in the same view, without a gradient and with its statistics left alone.
+    images: what it is a view of, the leaf that is optimised; iteration: of the batch, from 0; ask: the teacher's answer
+    for other images (B x 3 x s x s) in the same view, without a gradient and with its statistics left alone: logits, R
+    and map; patches: the batch's (B x 3 x S x S; None where there are none); map: what enters the middle one of the
+    watched layers (B x K x h x w, float32), for terms whose `of_map` is true, else None.
     """
 
     view: Tensor
@@ -35,7 +37,9 @@ class Seen(NamedTuple):
     matching: Tensor
     images: Tensor
     iteration: int
-    ask: Callable[[Tensor], Tensor]
+    ask: Callable[[Tensor], tuple[Tensor, ...]]
+    patches: Tensor | None = None
+    map: Tensor | None = None
 
 
 Term = Callable[[Seen], Tensor]
@@ -103,7 +107,7 @@ def flatness(settings: RecoverSettings) -> Term:
             mean = resize(coming, images.shape[-1])
             coming = FLATNESS_SHARE * mean + (1 - FLATNESS_SHARE) * images
         at = seen.iteration
-        return flatness_loss(seen.logits, seen.ask(mean))
+        return flatness_loss(seen.logits, seen.ask(mean)[0])
 
     return term
 
@@ -112,6 +116,23 @@ def flatness_loss(logits: Tensor, of_mean: Tensor) -> Tensor:
     """KL(softmax(of_mean / 4) || softmax(logits / 4)), the mean over all B x C elements."""
     log_seen, log_mean = ((each / FLATNESS_TEMPERATURE).log_softmax(dim=1) for each in (logits, of_mean))
     return F.kl_div(log_seen, log_mean, reduction="sum", log_target=True) / logits.numel()
+
+
+@TERMS.add("paired")
+def paired(settings: RecoverSettings) -> Term:
+    """CIM's: what the middle layer sees of each image stays near what it sees of its own patch in the same view; the
+    mean absolute difference (arXiv 2607.00916, which optimises for this alone). UserError for a run without patches.
+    """
+    if not settings.uses_patches:
+        raise UserError("--terms paired compares with patches: take --initialisation-method Patches")
+
+    def term(seen: Seen) -> Tensor:
+        return (seen.map - seen.ask(resize(seen.patches, seen.images.shape[-1]))[2]).abs().mean()
+
+    return term
+
+
+paired.of_map = True
 
 
 def build_terms(settings: RecoverSettings) -> Mapping[str, tuple[float, Term]]:

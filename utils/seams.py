@@ -70,7 +70,9 @@ COMMITTEES = Seam("committee", "recover.committee")
 TERMS = Seam("term", "recover.terms")
 # what is matched: which layers, what is measured of their input, what it should be
 PROBES = Seam("probe", "utils.bn_matching.probes")
-# what happens between two stages: settings, patches -> residual(images, stage, next size) -> images
+# which image index each training image counts for: (settings, teachers, training images) -> N indices
+GROUPINGS = Seam("grouping", "recover.by_index")
+# what happens between two stages: settings, patches, retrieve -> residual(images, stage, next size) -> images
 RESIDUALS = Seam("residual", "utils.residual.residuals")
 # which crops or images of a class are taken: (candidates, count, generator) -> places
 SELECTORS = Seam("selector", "utils.patches.selectors")

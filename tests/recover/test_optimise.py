@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -251,3 +252,21 @@ def test_flatness_in_16_bits_begins_at_nothing(golden):
         lambda step: seen.append(step.losses["flatness"].item()),
     )
     assert abs(seen[0]) < 1e-7 < seen[1]
+
+
+def test_a_plan_from_a_later_stage_goes_on_as_if_the_others_had_been():
+    plan = replace(plan_of((24, 32, 32), (3, 5, 2), RecoverSettings()), narrowing=True, area=(0.1, 1.0))
+    late = plan.from_stage(1)
+    assert late.stages == plan.stages[1:] and late.iterations == 7
+    assert [late.rate(iteration) for iteration in range(7)] == [plan.rate(iteration) for iteration in range(3, 10)]
+    torch.testing.assert_close(late.areas(0, 5)[0], plan.areas(3, 5)[0])
+    assert plan.from_stage(0) == plan
+
+
+def test_crops_narrow_from_whole_images_along_half_a_cosine():
+    plan = replace(plan_of((32, 32), (50, 50), RecoverSettings()), area=(0.2, 1.0))
+    assert plan.areas(0, 50) == (0.2, 1.0)
+    (first, most), (second, _) = (replace(plan, narrowing=True).areas(start, 50) for start in (0, 50))
+    assert most == 1.0 and first[0] == 1 and second[0] == pytest.approx(0.6)
+    assert first[25] == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi / 4)))
+    assert second[-1] == pytest.approx(0.2, abs=1e-3)

@@ -96,7 +96,7 @@ def test_the_mean_of_flatness_takes_up_an_iteration_once_and_begins_anew_with_a_
 
     def ask(images):
         asked.append(images.clone())
-        return LOGITS
+        return LOGITS, None
 
     def see(iteration, value, size=4):
         term(SEEN._replace(images=torch.full((2, 3, size, size), value), iteration=iteration, ask=ask))
@@ -107,3 +107,21 @@ def test_the_mean_of_flatness_takes_up_an_iteration_once_and_begins_anew_with_a_
         assert see(1, 9.0) == see(1, 9.0) == 8
         assert see(2, 0.0) == pytest.approx(8.01)
         assert see(3, 0.0, size=6) == pytest.approx(0.99 * 8.01) and asked[-1].shape[-1] == 6
+
+
+def test_paired_is_the_distance_to_the_patch_in_the_same_view():
+    (share, term) = build_terms(RecoverSettings(terms=("paired=2",), start="Patches"))["paired"]
+    asked = []
+
+    def ask(images):
+        asked.append(images)
+        return LOGITS, torch.tensor(0.0), torch.tensor([[1.0, 5.0]])
+
+    seen = SEEN._replace(map=torch.tensor([[2.0, 2.0]]), patches=torch.ones(2, 3, 8, 8), ask=ask)
+    assert share == 2 and term(seen) == 2
+    assert torch.equal(asked[0], torch.ones(2, 3, 4, 4))  # at the size of the images
+
+
+def test_paired_needs_patches():
+    with pytest.raises(UserError, match="--terms paired compares with patches: take --initialisation-method Patches"):
+        build_terms(RecoverSettings(terms=("paired",), start="Gaussian", residual="none"))

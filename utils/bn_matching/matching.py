@@ -26,11 +26,21 @@ class MatchedTeacher(nn.Module):
     teacher: in eval mode; its plain BatchNorm2d layers are replaced by ones that note their input's statistics, where
     these are what the probe measures: modifies the network in place. probe: makes what watches it. first_multiplier:
     weight of the first watched layer that runs, all others have 1; size: side in pixels of the images that tell in
-    which order they run. Every layer has a slot of its own, with its own targets. A teacher in which none runs has R =
+    which order they run; scale: "sum", or "mean", which divides each vector's distance by the number of layers and the
+    square root of its length, so that networks of all sizes count alike; with_map: the answer also has what enters the
+    layer in the middle. Every layer has a slot of its own, with its own targets. A teacher in which none runs has R =
     0.
     """
 
-    def __init__(self, teacher: nn.Module, probe: Callable[[], Probe], first_multiplier: float, size: int) -> None:
+    def __init__(
+        self,
+        teacher: nn.Module,
+        probe: Callable[[], Probe],
+        first_multiplier: float,
+        size: int,
+        scale: str = "sum",
+        with_map: bool = False,
+    ) -> None:
         super().__init__()
         self.probe = probe()
         names = running_order(teacher, self.probe, size)
@@ -43,6 +53,11 @@ class MatchedTeacher(nn.Module):
                 teacher.set_submodule(name, NotingBatchNorm2d(layer, self.seen, slot))
             else:  # another measure, or a subclass that does more than to normalise
                 layer.register_forward_pre_hook(partial(self._measure, slot=slot))
+        self.map: list[Tensor] = []
+        if with_map:
+            middle = teacher.get_submodule(names[len(names) // 2])
+            middle.register_forward_pre_hook(lambda _, inputs: self.map.append(inputs[0]))
+        self.with_map = with_map
         self.teacher = teacher
         vectors = in_turn(targets)
         slots = torch.tensor(
@@ -50,6 +65,8 @@ class MatchedTeacher(nn.Module):
         )
         weights = torch.where(slots == 0, first_multiplier, 1.0)
         sizes = torch.tensor([len(vector) for vector in vectors], dtype=torch.int64)
+        if scale == "mean":
+            weights = weights / (len(names) * sizes.sqrt())
         vector_of = torch.repeat_interleave(torch.arange(len(vectors)), sizes)
         device = next(teacher.parameters()).device
         joined = torch.cat([torch.zeros(0, device=device), *(vector.to(device) for vector in vectors)])
@@ -62,10 +79,13 @@ class MatchedTeacher(nn.Module):
     def _measure(self, layer: nn.Module, inputs: tuple[Tensor, ...], slot: int) -> None:
         note(self.seen, slot, self.probe.measure(layer, inputs[0]))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images: B x 3 x S x S, normalised. Returns float32 logits (B x C) and R (a scalar)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images: B x 3 x S x S, normalised. Returns float32 logits (B x C), R (a scalar) and, where it is asked for,
+        the map (B x K x h x w)."""
+        self.map.clear()
         logits, found = self.statistics(images)
-        return logits, self.distance(found, self.targets, self.weights)
+        distance = self.distance(found, self.targets, self.weights)
+        return (logits, distance, self.map.pop().float()) if self.with_map else (logits, distance)
 
     def statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Float32 logits (B x C), and all vectors that the layers saw, joined like `targets`."""

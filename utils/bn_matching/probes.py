@@ -53,6 +53,28 @@ class BatchNormInput:
         return Statistics(layer.running_mean.float(), layer.running_var.float())
 
 
+@PROBES.add("image_input")
+class ImageInput(BatchNormInput):
+    """Mean and variance over positions of the input of each BatchNorm2d, of every image by itself (B * C each).
+
+    batch: how many images there are; the running statistics stand for all of them until a batch's own targets come, of
+    the group of real images that each image stands for.
+    """
+
+    of_single_images = True
+
+    def __init__(self, batch: int = 1) -> None:
+        self.batch = batch
+
+    def measure(self, layer: nn.Module, activations: Tensor) -> Statistics:
+        wide = activations.to(torch.promote_types(activations.dtype, torch.float32))
+        var, mean = torch.var_mean(wide, dim=(2, 3), correction=0)
+        return Statistics(mean.flatten(), var.flatten())
+
+    def target(self, name: str, layer: nn.Module) -> Statistics:
+        return Statistics(*(vector.repeat(self.batch) for vector in super().target(name, layer)))
+
+
 @PROBES.add("conv_input")
 class ConvInput(BatchNormInput):
     """Also the input of each Conv2d: by channel, and by the places of a grid of patches, against real images'

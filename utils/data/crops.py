@@ -17,20 +17,22 @@ def sample_crops(
     height: int,
     width: int,
     count: int,
-    area: tuple[float, float],
+    area: tuple[float | Tensor, float],
     generator: torch.Generator,
     aspects: tuple[float, float] = ASPECTS,
 ) -> Tensor:
     """Crops of an image as torchvision's RandomResizedCrop draws them, all at once.
 
-    height, width: of the image, in pixels; area: least and largest share of it, drawn uniformly; aspects: least and
-    largest width / height, drawn log-uniformly. Returns int64, count x 4: top, left, height, width in pixels.
+    height, width: of the image, in pixels; area: least (of all crops, or of each: count) and largest share of it, drawn
+    uniformly; aspects: least and largest width / height, drawn log-uniformly. Returns int64, count x 4: top, left,
+    height, width in pixels.
     A crop is the first of ten tries that fits inside; where none does it is torchvision's fallback: the largest crop
     about the centre whose aspect is allowed.
     """
     uniform = torch.rand(2, count, CROP_TRIES, generator=generator, dtype=torch.float64)
     position = torch.rand(2, count, generator=generator, dtype=torch.float64)
-    areas = height * width * (area[0] + (area[1] - area[0]) * uniform[0])
+    least = area[0][:, None] if isinstance(area[0], Tensor) else area[0]
+    areas = height * width * (least + (area[1] - least) * uniform[0])
     low, high = (math.log(bound) for bound in aspects)
     ratios = torch.exp(low + (high - low) * uniform[1])
     widths, heights = (areas * ratios).sqrt().round().long(), (areas / ratios).sqrt().round().long()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from utils.data.images import normalise
 from utils.data.table import Dataset
+from utils.patches.features import last_features
 from utils.run.errors import UserError
 from utils.seams import SELECTORS
 
@@ -215,18 +216,12 @@ def observe(observer: nn.Module, crops: Tensor, class_index: int, dataset: Datas
     smaller than S is padded after normalisation, not resized, as RDED does.
     """
     device = next(observer.parameters()).device
-    losses, features = [], []
-    last = [layer for layer in observer.modules() if isinstance(layer, nn.Linear)][-1:]
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs: features.append(F.normalize(inputs[0].float()).cpu()))
-        for layer in last
-    ]
-    for batch in crops.split(batch_size):
-        views = pad_centred(normalise(batch.to(device), dataset), dataset.size)
-        labels = torch.full((len(batch),), class_index, device=device)
-        losses.append(F.cross_entropy(observer(views).float(), labels, reduction="none"))
-    for hook in hooks:
-        hook.remove()
+    losses = []
+    with last_features(observer) as features:
+        for batch in crops.split(batch_size):
+            views = pad_centred(normalise(batch.to(device), dataset), dataset.size)
+            labels = torch.full((len(batch),), class_index, device=device)
+            losses.append(F.cross_entropy(observer(views).float(), labels, reduction="none"))
     return Observed(torch.cat(losses).cpu(), torch.cat(features) if features else None)
 
 

@@ -12,7 +12,7 @@ from typing import Self
 from utils.data.table import Dataset
 from utils.run.errors import UserError
 from utils.run.settings import StageSettings, folder, setting, shaping, younger
-from utils.seams import COMMITTEES, LAYOUTS, LOSSES, PROBES, RESIDUALS, SCHEDULES, SELECTORS
+from utils.seams import COMMITTEES, GROUPINGS, LAYOUTS, LOSSES, PROBES, RESIDUALS, SCHEDULES, SELECTORS
 
 MANY = (1, 10**6)  # images, classes, iterations, pixels: from 1 up to what nobody needs
 INDEX = (0, 10**6)
@@ -29,6 +29,7 @@ EPOCHS = (1, 99_999)
 NO_REFERENCE = "none"  # nothing looks at images while they form: losses alone are measured
 SOURCES = ("offline", "online")
 RESOLUTIONS = ("manual", "adaptive")
+SCALES = ("sum", "mean")
 LEAST_SIZE = 128  # pixels a side, of an adaptive stage
 WEIGHTINGS = ("equal", "prior")
 PROTOCOLS = ("views", "fixed", "hard", "plain", "own")
@@ -204,6 +205,15 @@ class RecoverSettings(RecipeSettings):
     smoothing: float = younger(0.0, "share of the statistics so far in those that are matched", within=SHARE)
     drop_layers: float = younger(0.0, "how probably an iteration leaves a convolution out of it", within=SHARE)
     class_share: float = younger(0.0, "share in it of statistics of the batch's classes", within=SHARE)
+    scale: str = younger(
+        "sum", "of that loss; mean: by layer and channel, so that teachers of all sizes count alike", choices=SCALES
+    )
+    group_by: str = younger("all", "which real images' statistics an image index is matched to", choices=GROUPINGS)
+    group_prior: float = younger(100.0, "images' worth of all images' statistics in each group's", within=POSITIVE)
+    late_starts: int = younger(
+        1, "groups of image indices, each of which begins a stage later than the one before (DELT)", within=MANY
+    )
+    narrowing: bool = younger(False, "crops begin as whole images and narrow to --crop-area-min (DELT)")
     augment: bool = shaping(False, "random resized crop and flip", "--apply-data-augmentation")
     crop_area_min: float = younger(0.08, "least share of the image that this crop covers", within=AREA)
     jitter: int | None = shaping(None, "largest roll in pixels (default: the dataset's)", within=(0, 4096))
@@ -254,8 +264,26 @@ class RecoverSettings(RecipeSettings):
         return self.start == "Patches" or self.residual != "none"
 
     @property
-    def needs_real_images(self) -> bool:
+    def probes_real_images(self) -> bool:
+        """Whether the probe's targets are what teachers see of real images."""
         return getattr(PROBES[self.probe], "of_real_images", False)
+
+    @property
+    def retrieves(self) -> bool:
+        return getattr(RESIDUALS[self.residual], "of_real_images", False)
+
+    @property
+    def probes_single_images(self) -> bool:
+        return getattr(PROBES[self.probe], "of_single_images", False)
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether what is matched is of groups of real images, and not of the teachers' own layers."""
+        return self.group_by != "all" or self.probes_single_images
+
+    @property
+    def needs_real_images(self) -> bool:
+        return self.probes_real_images or self.retrieves or self.is_grouped
 
     @property
     def is_smoothed(self) -> bool:
@@ -279,10 +307,27 @@ class RecoverSettings(RecipeSettings):
             raise UserError(
                 f"--resolution adaptive goes down to {LEAST_SIZE} pixels: {dataset.name} has {dataset.size}"
             )
-        if self.class_share and not self.needs_real_images:
+        if self.class_share and not self.probes_real_images:
             raise UserError(f"--class-share {self.class_share} is of classes of real images: take --probe conv_input")
-        if self.needs_real_images and set(sizes) - {dataset.size}:
+        if self.probes_real_images and set(sizes) - {dataset.size}:
             raise UserError(f"--probe {self.probe} compares patches at {dataset.size} pixels: leave --sizes at that")
+        if self.is_grouped and (self.is_smoothed or self.probes_real_images):
+            raise UserError(
+                "--group-by and --probe image_input are of BatchNorms' inputs, not smoothed: leave one of them out"
+            )
+        if self.probes_single_images and dataset.num_classes % min(self.classes_a_batch, dataset.num_classes):
+            raise UserError(
+                f"--probe {self.probe} takes batches of one size: --batch-size {self.classes_a_batch} does not divide "
+                f"the {dataset.num_classes} classes of {dataset.name}"
+            )
+        if (self.is_grouped or self.late_starts > 1) and self.layout != "one_per_class":
+            raise UserError("--group-by and --late-starts go by image index: take --layout one_per_class")
+        if self.group_by == "likeness" and not self.uses_patches:
+            raise UserError("--group-by likeness is likeness to patches: take --initialisation-method Patches")
+        if sizes and self.late_starts > len(sizes):
+            raise UserError(f"--late-starts {self.late_starts}: there are {len(sizes)} stages to begin with")
+        if "paired" in [word.partition("=")[0] for word in self.terms] and self.is_smoothed:
+            raise UserError("--terms paired is for teachers whose statistics are not smoothed: leave one of them out")
         if self.is_smoothed and self.compile == "on":
             raise UserError("--compile on: teachers whose statistics are smoothed are not compiled; leave it out")
         if self.measure_every and self.reference == NO_REFERENCE and not sizes:

@@ -73,3 +73,11 @@ def test_crop_and_resize_agrees_with_torchvision():
     for crop, box in zip(crops, boxes.tolist(), strict=True):
         expected = reference.resized_crop(image, *box, [16, 16], antialias=True)
         assert np.array_equal(crop.permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+def test_each_crop_may_have_a_least_area_of_its_own():
+    """Of one, the crop is the whole image; the draws are those of one area for all."""
+    least = torch.tensor([1.0, 0.3, 1.0, 0.3] * 50)
+    found = sample_crops(100, 100, 200, (least, 1.0), generator_for("areas"))
+    assert (found[0::2] == torch.tensor([0, 0, 100, 100])).all()
+    assert torch.equal(found[1::2], sample_crops(100, 100, 200, (0.3, 1.0), generator_for("areas"))[1::2])

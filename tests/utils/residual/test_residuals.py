@@ -3,7 +3,7 @@
 import torch
 
 from utils.recipes.settings import RecoverSettings
-from utils.residual.residuals import merge_residual, mix, none, resize
+from utils.residual.residuals import merge_residual, mix, none, resize, retrieved
 
 
 def ramp(size):
@@ -57,3 +57,16 @@ def test_mix_is_the_merge_and_none_is_the_resize_alone():
         mix(RecoverSettings(alpha=0.3), None),
     ):
         assert torch.equal(residual(images, 1, 8), resize(images, 8))
+
+
+def test_a_retrieved_anchor_takes_the_place_of_the_patch():
+    images, patches, anchors = torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 9.0), torch.full((1, 3, 8, 8), 4.0)
+    asked = []
+
+    def retrieve(seen):
+        asked.append(seen)
+        return anchors
+
+    residual = retrieved(RecoverSettings(alpha=0.75), patches, retrieve)
+    assert torch.equal(residual(images, 1, 8), torch.ones(1, 3, 8, 8))
+    assert asked[0] is images

@@ -1,0 +1,197 @@
+"""What image indices have of their own: the real images that each stands for, whose statistics it is matched to.
+
+A grouping gives every training image the image index that it counts for; the target of index g is what the teacher
+sees of all images, of all classes, that count for g. Passes over the training images are kept in the pool.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.checkpoints import Teacher
+from recover.batches import Batch, images_per_class
+from utils.bn_matching.single import Moments, SingleImages, group_targets
+from utils.data.images import list_images, load_test_images, normalise
+from utils.data.table import Dataset
+from utils.patches.features import last_features
+from utils.patches.patches import load_patches
+from utils.recipes import file_name
+from utils.recipes.settings import RecoverSettings
+from utils.run.errors import UserError
+from utils.run.training_state import SUFFIX, load_training, save_training
+from utils.seams import GROUPINGS
+
+VERSION = 1  # raise it where the same images begin to give other numbers
+CHUNK = 2048  # images that are held at a time
+AT_ONCE = 250  # in one forward pass
+WORKERS = 4  # processes that decode where there is much to do
+
+
+class RealImages(NamedTuple):
+    """The training images: files, classes (N), digest of them all, and the dataset."""
+
+    paths: Sequence[Path]
+    labels: Tensor
+    sha256: str
+    dataset: Dataset
+
+
+def training_images(settings: RecoverSettings, sha256: str) -> RealImages:
+    paths, labels = list_images(settings.train_dir, settings.dataset)
+    return RealImages(paths, labels, sha256, settings.dataset)
+
+
+def batches_of(images: RealImages, device: torch.device, what: str) -> Iterator[tuple[slice, Tensor]]:
+    """The images as networks are tested on them, normalised, on the device, a batch at a time, with their places."""
+    for first in tqdm(range(0, len(images.paths), CHUNK), desc=what, unit="chunk", leave=False):
+        pixels = load_test_images(images.paths[first : first + CHUNK], images.dataset, WORKERS, progress=None)
+        for start in range(0, len(pixels), AT_ONCE):
+            part = pixels[start : start + AT_ONCE]
+            places = slice(first + start, first + start + len(part))
+            yield places, normalise(part.to(device), images.dataset)
+
+
+def kept(
+    settings: RecoverSettings,
+    teacher: Teacher,
+    images: RealImages,
+    what: str,
+    make: Callable[[Teacher, RealImages], Mapping[str, Tensor]],
+    **more: object,
+) -> Mapping[str, Tensor]:
+    """What a pass over the training images gave, from the pool where it is there, else made and put there.
+
+    more: what else it depends on.
+    """
+    made_with = {"version": VERSION, "what": what, "teacher_sha256": teacher.sha256, **more}
+    made_with["train_images_sha256"] = images.sha256
+    name = hashlib.sha256(repr(sorted(made_with.items())).encode()).hexdigest()[:16]
+    path = settings.model_pool_dir / "statistics" / f"{file_name(teacher.name)}_{what}_{name}{SUFFIX}"
+    state = load_training(path, made_with)
+    if state is None:
+        state = make(teacher, images)
+        save_training(path, made_with, state)
+    return state
+
+
+def difficulty_of(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
+    """How far the statistics of each training image are from the teacher's (N)."""
+    asked, device = SingleImages(teacher.module, images.dataset.size), next(teacher.module.parameters()).device
+    found = torch.empty(len(images.paths))
+    for places, part in batches_of(images, device, f"{teacher.name}: difficulty"):
+        found[places] = asked.difficulty(asked.moments(part)).cpu()
+    return {"difficulty": found}
+
+
+def features_of(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
+    """The teacher's features of each training image (N x D, float16). UserError where it has none."""
+    device, found = next(teacher.module.parameters()).device, []
+    with torch.no_grad(), last_features(teacher.module) as features:
+        for _, part in batches_of(images, device, f"{teacher.name}: features"):
+            teacher.module(part)
+            if not features:
+                raise UserError(
+                    f"{teacher.name} has no linear layer, whose input would be features: name another first"
+                )
+            found.append(features.pop().half())
+    return {"features": torch.cat(found)}
+
+
+def sums_of(teacher: Teacher, images: RealImages, groups: Tensor, count: int) -> Mapping[str, Tensor]:
+    """The sums of the images' moments in each group: count x L each."""
+    asked, device = SingleImages(teacher.module, images.dataset.size), next(teacher.module.parameters()).device
+    mean, square = (torch.zeros(count, sum(asked.channels), dtype=torch.float64) for _ in range(2))
+    for places, part in batches_of(images, device, f"{teacher.name}: groups"):
+        seen = asked.moments(part)
+        mean.index_add_(0, groups[places], seen.mean.double().cpu())
+        square.index_add_(0, groups[places], seen.square.double().cpu())
+    return {"mean": mean, "square": square}
+
+
+@GROUPINGS.add("all")
+def all_alike(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Tensor:
+    """One group: image indices do not differ."""
+    return torch.zeros(len(images.paths), dtype=torch.int64)
+
+
+@GROUPINGS.add("difficulty")
+def by_difficulty(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Tensor:
+    """Each class cut in groups of nearly one size, from what is nearest to the teachers' statistics to what is
+    farthest (PSM); several teachers agree on the mean of their ranks."""
+    ipc = images_per_class(settings)
+    groups = torch.empty(len(images.paths), dtype=torch.int64)
+    scores = [kept(settings, each, images, "difficulty", difficulty_of)["difficulty"] for each in teachers]
+    for label in images.labels.unique():
+        members = (images.labels == label).nonzero()[:, 0]
+        ranks = sum(ranks_of(of_teacher[members]) for of_teacher in scores)
+        groups[members] = ranks_of(ranks) * ipc // len(members)
+    return groups
+
+
+def ranks_of(scores: Tensor) -> Tensor:
+    """The place of each in ascending order (int64); ties go to the earlier one."""
+    return scores.argsort(stable=True).argsort()
+
+
+@GROUPINGS.add("likeness")
+def by_likeness(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Tensor:
+    """Each image counts for the patch of its class that it is most like, by the cosine of the first teacher's
+    features."""
+    ipc, first = images_per_class(settings), teachers[0]
+    features = kept(settings, first, images, "features", features_of)["features"].float()
+    device = next(first.module.parameters()).device
+    groups = torch.empty(len(images.paths), dtype=torch.int64)
+    for label in images.labels.unique().tolist():
+        members = (images.labels == label).nonzero()[:, 0]
+        patches = load_patches(
+            settings.patch_dir, settings.selector, [(label, index) for index in range(ipc)], images.dataset
+        )
+        with torch.no_grad(), last_features(first.module) as found:
+            for part in patches.split(AT_ONCE):
+                first.module(normalise(part.to(device), images.dataset))
+        groups[members] = (features[members] @ torch.cat(found).T).argmax(dim=1)
+    return groups
+
+
+class Aims(NamedTuple):
+    """What each teacher matches, by its name: a row of targets for each group of real images (G x 2L), or with
+    `by_class` for those of each class (C * G x 2L); channels: of the teacher's layers; sha256: of the groups."""
+
+    targets: Mapping[str, Tensor]
+    channels: Mapping[str, Sequence[int]]
+    by_class: bool
+    groups: int
+    sha256: str
+
+    def of(self, name: str, batch: Batch) -> Tensor:
+        """The targets of a teacher for a batch, joined as `MatchedTeacher` joins them."""
+        if not self.by_class:
+            return self.targets[name][batch.members[0][1] % self.groups]
+        rows = [label * self.groups + index % self.groups for label, index in batch.members]
+        means, variances = self.targets[name][rows].chunk(2, dim=1)
+        layers = (part for each in (means, variances) for part in each.split(self.channels[name], dim=1))
+        return torch.cat([part.flatten() for part in layers])
+
+
+def aims_of(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Aims:
+    """The teachers' statistics of each of the groups that --group-by makes, class by class where the probe is of single
+    images."""
+    groups = GROUPINGS[settings.group_by](settings, teachers, images)
+    count = 1 if settings.group_by == "all" else images_per_class(settings)
+    cells, cell_of = count, groups
+    if settings.probes_single_images:
+        cells, cell_of = count * images.dataset.num_classes, images.labels * count + groups
+    counts, digest = torch.bincount(cell_of, minlength=cells), hashlib.sha256(cell_of.numpy()).hexdigest()
+    targets, channels = {}, {}
+    for teacher in teachers:
+        sums = kept(settings, teacher, images, "groups", partial(sums_of, groups=cell_of, count=cells), of=digest)
+        pooled = group_targets(Moments(sums["mean"], sums["square"]), counts, settings.group_prior)
+        targets[teacher.name] = pooled.float()
+        channels[teacher.name] = SingleImages(teacher.module, images.dataset.size).channels
+    return Aims(targets, channels, settings.probes_single_images, count, digest)

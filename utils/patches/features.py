@@ -1,0 +1,33 @@
+"""Features of images: what a network's last linear layer takes, scaled to length 1."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@contextmanager
+def last_features(network: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that each forward pass adds its images' features to (n x D, float32, of length 1, on the CPU); none where
+    the network has no linear layer."""
+    found: list[Tensor] = []
+    last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1:]
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs: found.append(F.normalize(inputs[0].float()).cpu()))
+        for layer in last
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def features_of(network: nn.Module, images: Tensor) -> Tensor | None:
+    """The features of normalised images (N x 3 x S x S): N x D; None where the network has no linear layer."""
+    with last_features(network) as found:
+        network(images)
+    return found[0] if found else None
