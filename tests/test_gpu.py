@@ -186,6 +186,23 @@ def test_a_student_trains_as_on_a_cpu_and_goes_on_where_it_stopped(world, cuda, 
     assert found["whole"] == pytest.approx(found["cpu"], rel=0.1 if words else 1e-3)
 
 
+@pytest.mark.parametrize(
+    "way", ["--group-by likeness", "--group-by difficulty --probe image_input", "--residual retrieved --terms paired=1"]
+)
+def test_what_recover_takes_from_real_images_is_that_of_a_cpu(world, cuda, way):
+    """Passes over the training images, targets, anchors and maps, in float32."""
+    flags = [*way.split(), "--train-dir", str(world.val), "--ipc", "2", "--amp", "off", "--compile", "off"]
+    changes = []
+    for device in ("cpu", "cuda"):
+        recover.main(world.recover(*flags, "--device", device, name=device))
+        for path in world.pool.glob("statistics/*"):
+            path.unlink()  # the next one makes its own
+        images, _, _ = read_distilled(world.root / "syn" / device, FASHION)
+        patches = torch.cat([load_images(sorted(world.val.glob(f"{label}_class/*")), FASHION) for label in range(10)])
+        changes.append(images.double() - patches.double())
+    assert angle(*changes) > 0.9
+
+
 def shared_teacher(name, cuda):
     dataset = get_dataset("cifar100")
     with torch.random.fork_rng(devices=[]):
