@@ -14,6 +14,7 @@ from utils.recipes.settings import ValidateSettings
 from utils.seams import LOSSES
 
 LABEL_TEMPERATURE = 10.0  # percent points, of the scores that weigh teachers
+TRUE_SHARE = 0.9  # of the image's class, in the smoothed one-hot of GIFT
 
 
 class Target(NamedTuple):
@@ -56,6 +57,21 @@ def mse_ce(settings: ValidateSettings) -> StudentLoss:
     def loss(logits: Tensor, target: Target) -> Tensor:
         squares = (logits.float() - target.soft.float()).square().mean(dim=1).sum() / target.batch
         return squares + settings.gamma * hard(logits, target)
+
+    return loss
+
+
+@LOSSES.add("cosine")
+def cosine(settings: ValidateSettings) -> StudentLoss:
+    """One minus the cosine between the student's logits and a target: the soft labels at length 1, and --gamma times
+    the smoothed one-hot of the image's class at length 1 (GIFT, ICLR 2025). It knows no temperature."""
+
+    def loss(logits: Tensor, target: Target) -> Tensor:
+        classes = logits.shape[1]
+        smoothed = torch.full_like(logits, (1 - TRUE_SHARE) / (classes - 1), dtype=torch.float32)
+        smoothed.scatter_(1, target.hard[:, None], TRUE_SHARE)
+        aim = F.normalize(target.soft.float()) + settings.gamma * F.normalize(smoothed)
+        return (1 - F.cosine_similarity(logits.float(), aim)).sum() / target.batch
 
     return loss
 

@@ -400,7 +400,7 @@ class ValidateSettings(RecipeSettings):
         choices=AUGMENTATIONS,
     )
     loss: str = shaping("kl", "what the student minimises", choices=LOSSES)
-    gamma: float = younger(0.1, "weight of the cross-entropy in mse_ce", within=WEIGHT)
+    gamma: float = younger(0.1, "weight of the image's class in mse_ce and cosine", within=WEIGHT)
     ema: float = younger(0.0, "test a running mean of the weights, of which each step keeps this share", within=SHARE)
     temperature: float = shaping(3.0, "of teacher and student in the KL loss", "--temperature -T", within=POSITIVE)
     mix: str | None = shaping(
