@@ -40,6 +40,20 @@ def test_losses_of_other_protocols_are_the_plain_ones(world):
     assert found["mse_ce"] == pytest.approx(squares / 10 / 8 + 0.25 * chosen, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_each_row_counts_by_its_weight(world, name):
+    loss = LOSSES[name](recipes.parse("validate", world.validate()))
+    student, teacher, hard = torch.randn(5, 10, requires_grad=True), torch.randn(5, 10), torch.arange(5)
+    weights = torch.tensor([0.0, 0.5, 1.0, 2.5, 1.0])
+    target = Target(teacher, hard, epoch=0, batch=8)
+    rows = [loss(student[k : k + 1], target._replace(soft=teacher[k : k + 1], hard=hard[k : k + 1])) for k in range(5)]
+    weighed = loss(student, target._replace(weights=weights))
+    torch.testing.assert_close(weighed, sum(w * row for w, row in zip(weights.tolist(), rows, strict=True)))
+    torch.testing.assert_close(loss(student, target._replace(weights=torch.ones(5))), loss(student, target))
+    (gradient,) = torch.autograd.grad(weighed, student)
+    assert not gradient[0].any() and gradient[1].any()
+
+
 def test_cosine_by_hand(world):
     """One image of class 1, teacher (3, 0, 4): at length 1 (0.6, 0, 0.8); the one-hot (0.05, 0.9, 0.05) is 0.9027735
     long. With gamma 0.5 the target is (0.6276924, 0.4984639, 0.8276924), 1.1521887 long."""
