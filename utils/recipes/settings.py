@@ -65,7 +65,9 @@ class PretrainSettings(StageSettings):
         within=MANY,
     )
     model: tuple[str, ...] = setting(
-        (), "the teachers to train, one after another; NAME@N: for N epochs (default: those of --recipe)"
+        (),
+        "the teachers to train, one after another; NAME@N: for N epochs; NAME@KofN: as it is after K of N, left by the "
+        "same training (default: those of --recipe)",
     )
     train_dir: Path | None = folder(TRAIN, OWN_TRAIN, group="files")
     val_dir: Path | None = folder(VAL, OWN_VAL)
