@@ -32,7 +32,7 @@ find_python || exit
 export FADRM_PYTHON="$python"
 for row in $rows; do
     case "$row" in
-    easy | medium | hard | herding | k-centre | coverage | cad-prune | r-cad)
+    easy | medium | hard | herding | k-centre | coverage | balanced | cad-prune | r-cad)
         echo -e "\n=== real images: $row"
         (launch choose "$dataset" "$ipc" -- --selector "$row" "${draws[@]}") || exit
         (launch relabel "$dataset" fadrm+ "$ipc" -- --images "$row" "${draws[@]}" "${protocol[@]}") || exit

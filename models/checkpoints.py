@@ -173,7 +173,7 @@ def load_teacher(name: str, dataset: Dataset, pool: Path, source: Literal["offli
             )
         return teacher
     if epochs_of(name):
-        raise UserError(f"{name}: weights that are online were trained already; leave @{epochs_of(name)} out")
+        raise UserError(f"{name}: weights that are online were trained already; leave @{name.partition('@')[2]} out")
     if dataset.name != "imagenet1k":
         raise UserError(
             f"online weights are of ImageNet-1k's classes, not of {dataset.name}'s: use "

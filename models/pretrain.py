@@ -8,12 +8,15 @@ Each network in turn: train, test, write <Name>.safetensors and beside it the re
 <Name>.metrics.jsonl with a line for each epoch. A stopped training goes on after its last whole epoch and ends with the
 same file. A teacher that is there is not trained again; a downloaded one is tested and gets its record. <Name>@<epochs>
 is a training of its own, of so many epochs, beside the others: a teacher less sure of itself, or what the whole
-training set gives at that cost. Several processes share every batch out and average their gradients
-(DistributedDataParallel); as BatchNorm then sees parts of a batch, the teacher is not that of one process.
+training set gives at that cost. <Name>@<k>of<epochs> is what such a training was after epoch k, another kind of teacher
+less sure of itself: asked for together, one training leaves all of them on its way. Several processes share every batch
+out and average their gradients (DistributedDataParallel); as BatchNorm then sees parts of a batch, the teacher is not
+that of one process.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -24,7 +27,7 @@ from tqdm import tqdm
 
 from models import teachers
 from models.checkpoints import checkpoint_path, load_network, save_state
-from models.registry import check_network, epochs_of, training_bytes
+from models.registry import architecture_of, check_network, epochs_of, kept_after, training_bytes
 from models.scores import el2n, read_scores, write_scores
 from models.teacher_data import DecodedImages, ResidentImages, split_batches, training_images_of, worthwhile_team
 from models.teacher_training import fresh_network, make_optimiser, shared, train_epoch
@@ -84,6 +87,7 @@ def pretrain(settings: PretrainSettings, team: Team) -> None:
         names = recipes.teachers_of(dataset, settings.recipe)
     for name in names:
         check_network(name, dataset)
+    names = sorted(names, key=lambda name: kept_after(name) or math.inf, reverse=True)  # before what they pass
     show("pretrain", settings)
     device = choose_device(settings.device, team.local_rank)
     pool, started, trained = settings.model_pool_dir, time.monotonic(), 0
@@ -95,14 +99,16 @@ def pretrain(settings: PretrainSettings, team: Team) -> None:
     require_space(pool, output)
     if settings.dry_run:
         done = [load_training(teachers.training_path(pool, name)) or {"epoch": 0} for name in absent]
-        epochs = sum(epochs_asked[name] - state["epoch"] for name, state in zip(absent, done, strict=True))
-        print_dry_run("pretrain", {"teachers": len(absent), "epochs": epochs}, pool, output)
+        begun = {name: state["epoch"] for name, state in zip(absent, done, strict=True)}
+        passed = {other for name in absent for other in passed_by(name, absent, epochs_asked, begun[name])}
+        left = [(kept_after(name) or epochs_asked[name]) - begun[name] for name in absent if name not in passed]
+        print_dry_run("pretrain", {"teachers": len(absent), "epochs": sum(left)}, pool, output)
         return
     ensure_embedded(dataset, train=settings.train_dir, val=settings.val_dir)
     images = RealImages(settings, dataset, device)
     for name in names:
         its = replace(settings, epochs=epochs_asked[name])
-        record = teacher_of(name, its, dataset, images, device, team)
+        record = teacher_of(name, its, dataset, images, device, team, passed_by(name, names, epochs_asked))
         trained += name in absent
         if team.is_main:
             source, top1, top5 = (record[key] for key in ("source", "top1", "top5"))
@@ -112,6 +118,17 @@ def pretrain(settings: PretrainSettings, team: Team) -> None:
     if team.is_main:
         files = {"teachers": str(pool)}
         report_run("pretrain", pool / "report.json", device, started, trained, "teachers", files, team.count)
+
+
+def passed_by(name: str, others: Sequence[str], epochs: Mapping[str, int], begun: int = 0) -> list[str]:
+    """The teachers among these that the training of `name` leaves on its way, from `begun` epochs on. epochs: those of
+    each teacher's training."""
+
+    def training_of(its_name: str) -> tuple[str, int]:
+        return architecture_of(its_name), epochs[its_name]
+
+    same, stop = training_of(name), kept_after(name) or epochs[name]
+    return [o for o in others if training_of(o) == same and begun <= (kept_after(o) or math.inf) < stop]
 
 
 def at_equal_compute(settings: PretrainSettings, dataset: Dataset) -> list[str]:
@@ -126,17 +143,23 @@ def at_equal_compute(settings: PretrainSettings, dataset: Dataset) -> list[str]:
 
 
 def teacher_of(
-    name: str, settings: PretrainSettings, dataset: Dataset, images: RealImages, device: torch.device, team: Team
+    name: str,
+    settings: PretrainSettings,
+    dataset: Dataset,
+    images: RealImages,
+    device: torch.device,
+    team: Team,
+    passed: Sequence[str] = (),
 ) -> dict | None:
     """The record of a teacher: read, or made by testing one that is there, or by training one. None where another
-    process of the team has it."""
+    process of the team has it. passed: teachers that its training leaves on its way, where they are not there."""
     pool = settings.model_pool_dir
     identity = {"dataset_name": dataset.name, "model": name, **identity_of(settings)}
     test_images = digest_of_folder(settings.val_dir, dataset)
     if teachers.is_to_be_trained(pool, name):
         identity["train_images_sha256"] = digest_of_folder(settings.train_dir, dataset)
         with only_one(pool, f"{name} is being trained", f".{name}.lock") if team.is_main else nullcontext():
-            return train(name, identity, test_images, settings, dataset, images, device, team)
+            return train(name, identity, test_images, settings, dataset, images, device, team, passed)
     record = teachers.read_record(pool, name)
     if record is not None:
         if "settings" in record:
@@ -186,10 +209,12 @@ def train(
     images: RealImages,
     device: torch.device,
     team: Team,
+    passed: Sequence[str] = (),
 ) -> dict | None:
     """Train one teacher from the start or from where it stopped; leaves its checkpoint, returns its record.
 
-    identity: what the training belongs to; test_images: digest of the validation images. Of the team only the main
+    identity: what the training belongs to; test_images: digest of the validation images; passed: teachers to leave on
+    the way, where they are absent: each after its epoch, with its own tests and record. Of the team only the main
     process writes and returns something; where batches are too small for all, some have nothing to do.
     """
     pool, seed, epochs, batch_size = settings.model_pool_dir, settings.seed, settings.epochs, settings.batch_size
@@ -201,7 +226,8 @@ def train(
     optimiser = make_optimiser(network, settings)
     unfinished = teachers.training_path(pool, name)
     state = load_training(unfinished, identity) or {"epoch": 0, "seconds": 0.0, "tests": []}
-    if state["epoch"] < epochs:
+    stop = kept_after(name) or epochs
+    if state["epoch"] < stop:
         refuse_two_sources(pool, name)
     scores = state.get("scores", [])
     if settings.keep_scores and len(scores) != state["epoch"]:
@@ -214,9 +240,29 @@ def train(
     metrics = state.get("metrics", [])
     if metrics and team.is_main:  # a killed run may have left a line less
         write_json_lines(teachers.metrics_path(pool, name), metrics)
+    to_leave = {kept_after(other): other for other in passed if teachers.is_to_be_trained(pool, other)}
+
+    def leave(its_name: str) -> dict:
+        """Write a teacher as the network is now, after the epochs of `state`; returns its record."""
+        if not tests or tests[-1]["epoch"] != state["epoch"]:
+            tests.append({"epoch": state["epoch"], **tested(network, images, dataset)})
+        if settings.keep_scores:
+            write_scores(pool, its_name, torch.stack(scores), identity["train_images_sha256"])
+        write_json_lines(teachers.metrics_path(pool, its_name), metrics)
+        save_state(teachers.weights_path(pool, its_name), network, {"teacher": f"{its_name}, {dataset.name}"})
+        content = {"top1": tests[-1]["top1"], "top5": tests[-1]["top5"]}
+        content |= {"settings": {**identity, "model": its_name}, "epochs": state["epoch"]}
+        content |= {"tests": tests, "test_images_sha256": test_images, "seconds": state["seconds"]}
+        content |= {"device": describe_device(device), "processes": team.count}
+        record = teachers.write_record(pool, its_name, dataset.name, "trained", content)
+        teachers.training_path(pool, its_name).unlink(missing_ok=True)
+        return record
+
+    if team.is_main and state["epoch"] in to_leave:  # a killed run had not come to it
+        leave(to_leave[state["epoch"]])
     iterations = len(split_batches(training_images.labels, batch_size, team))
-    with tqdm(total=epochs * iterations, initial=state["epoch"] * iterations, desc=name, unit="it") as progress:
-        for epoch in range(state["epoch"], epochs):
+    with tqdm(total=stop * iterations, initial=state["epoch"] * iterations, desc=name, unit="it") as progress:
+        for epoch in range(state["epoch"], stop):
             begun = time.monotonic()
             torch.manual_seed(seed_for(seed, "pretrain-noise", epoch) + team.rank)  # what dropout draws
             rate = cosine(settings.lr, epoch, epochs)
@@ -227,7 +273,7 @@ def train(
             line["loss"] = train_epoch(learner, optimiser, batches, dataset, epoch, progress)
             if not team.is_main:
                 continue
-            if is_tested(epoch, epochs, settings.test_every):
+            if is_tested(epoch, stop, settings.test_every) or epoch + 1 in to_leave:
                 found = tested(network, images, dataset)
                 tests.append({"epoch": epoch + 1, **found})
                 line |= found
@@ -238,20 +284,14 @@ def train(
             state = {"epoch": epoch + 1, "seconds": time.monotonic() - started, "tests": tests, "scores": scores}
             state |= {"metrics": metrics}
             tensors = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-            save_training(unfinished, identity, state | tensors)
+            passes = [to_leave[epoch + 1]] if epoch + 1 in to_leave else []
+            for its_name in (*passes, name):  # the one that is passed first: it is to be left also after a kill
+                save_training(teachers.training_path(pool, its_name), {**identity, "model": its_name}, state | tensors)
             write_json_lines(teachers.metrics_path(pool, name), metrics)
+            for its_name in passes:
+                leave(its_name)
 
-    if not team.is_main:
-        return None
-    if settings.keep_scores:
-        write_scores(pool, name, torch.stack(scores), identity["train_images_sha256"])
-    save_state(teachers.weights_path(pool, name), network, {"teacher": f"{name}, {dataset.name}"})
-    content = {"top1": tests[-1]["top1"], "top5": tests[-1]["top5"], "settings": identity, "epochs": epochs}
-    content |= {"tests": tests, "test_images_sha256": test_images, "seconds": state["seconds"]}
-    content |= {"device": describe_device(device), "processes": team.count}
-    record = teachers.write_record(pool, name, dataset.name, "trained", content)
-    unfinished.unlink()
-    return record
+    return leave(name) if team.is_main else None
 
 
 def is_tested(epoch: int, epochs: int, test_every: int) -> bool:

@@ -3,9 +3,10 @@
 A network file decorates its class or function with `register`, once for every name; `models/__init__.py` lists the
 files. The same name may stand for different networks at different image sizes: at 32 and 64 pixels the networks with
 a 3x3 stride-1 stem, at 224 torchvision's. A teacher may be named <Name>@<epochs>: that network, trained for so many
-epochs instead of the dataset's.
+epochs instead of the dataset's; or <Name>@<k>of<epochs>: as it was after epoch k of that training.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -49,16 +50,36 @@ def network_names(size: int | None = None) -> tuple[str, ...]:
 
 
 def architecture_of(name: str) -> str:
-    """A teacher's network: its name without @<epochs>."""
+    """A teacher's network: its name without what stands behind @."""
     return name.partition("@")[0]
 
 
 def epochs_of(name: str) -> int | None:
-    """The epochs that a teacher's name asks for; None where it asks for none. UserError where they are no number."""
-    _, at, epochs = name.partition("@")
-    if at and not (epochs.isdecimal() and 1 <= int(epochs) <= EPOCHS[1]):
-        raise UserError(f"{name}: behind @ stands a number of epochs, from 1 to {EPOCHS[1]:,}")
-    return int(epochs) if at else None
+    """The epochs of the training that a teacher's name asks for; None where it asks for none. UserError where what
+    stands behind @ cannot be."""
+    return _training_of(name)[1]
+
+
+def kept_after(name: str) -> int | None:
+    """After which of these epochs the teacher is kept, counted from 1; None: at the end. UserError likewise."""
+    return _training_of(name)[0]
+
+
+def _training_of(name: str) -> tuple[int | None, int | None]:
+    _, at, asked = name.partition("@")
+    if not at:
+        return None, None
+    found = re.fullmatch(r"(?:([0-9]+)of)?([0-9]+)", asked)
+    kept, epochs = (number and int(number) for number in found.groups()) if found else (None, 0)
+    if not 1 <= epochs <= EPOCHS[1]:
+        raise UserError(
+            f"{name}: behind @ stands a number of epochs, from 1 to {EPOCHS[1]:,}, or one of them, as 2of10"
+        )
+    if kept is not None and not 1 <= kept < epochs:
+        raise UserError(
+            f"{name}: of {epochs} epochs, 1 to {epochs - 1} may stand there; after the last it is @{epochs}"
+        )
+    return kept, epochs
 
 
 def check_network(name: str, dataset: Dataset) -> None:

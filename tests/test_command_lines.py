@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models import pretrain
-from recover import choose_images, make_patches, recover
+from recover import choose_images, make_patches, recover, weigh_images
 from relabel import relabel
 from utils import recipes
 from utils.data import prepare
@@ -40,6 +40,10 @@ VISIBLE = {  # those that --help explains
     ),
     "pretrain": (pretrain.main, "--dataset-name --model --train-dir --val-dir --model-pool-dir --epochs --lr"),
     "patches": (make_patches.main, "--dataset-name --train-dir --patch-dir --patch-diff --factor --observer"),
+    "weigh": (
+        weigh_images.main,
+        "--dataset-name --recipe --ipc --syn-data-path --train-dir --model-pool-dir --observer",
+    ),
     "choose": (choose_images.main, "--dataset-name --train-dir --ipc --syn-data-path --exp-name --selector"),
 }
 STAGES = ("recover", "relabel", "validate")

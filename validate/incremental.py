@@ -137,6 +137,8 @@ def parse(argv: Sequence[str]) -> tuple[ValidateSettings, RelabelSettings, list[
     found, others = finder.parse_known_args(flags)
     settings = recipes.parse("validate", [*flags_of_cell(*words), *others])
     require_labels_for(settings)
+    if settings.image_weights:
+        raise UserError("--image-weights: they are of all classes together, and not for classes in steps; leave it out")
     shared = {name: getattr(settings, name) for name in ("images", "draw", "labels", "device", "verify")}
     relabelling = recipes.in_places(
         "relabel", settings.dataset, settings.recipe, settings.ipc, os.environ, **shared

@@ -280,7 +280,8 @@ def whole_set_of(pool: Path, student: str) -> dict[str, float]:
     """The top-1 of this network by the epochs that it learned from all training images, where it is among the teachers
     for so many (`models.pretrain --like-ipc`)."""
     names = [path.stem for path in sorted(pool.glob(f"{glob.escape(recipes.file_name(student))}@*.json"))]
-    return {name.rpartition("@")[2]: record["top1"] for name in names if (record := read_record(pool, name))}
+    by_epochs = {epochs: name for name in names if (epochs := name.rpartition("@")[2]).isdecimal()}  # to their end
+    return {epochs: record["top1"] for epochs, name in by_epochs.items() if (record := read_record(pool, name))}
 
 
 def costs_of(cell: Cell, results: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, float]]:

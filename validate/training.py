@@ -40,7 +40,8 @@ class Run(NamedTuple):
     """One student with one seed at one IPC: what is trained, and shared out.
 
     images: the distilled ones, uint8, N x 3 x S x S, and classes: theirs (N), in the host's memory; store: their
-    labels; place: where the result goes; made_with: what a result file says of how it came about.
+    labels; place: where the result goes; made_with: what a result file says of how it came about; weights: of the
+    images in the loss (float32, N; None: all alike).
     """
 
     settings: ValidateSettings
@@ -50,6 +51,7 @@ class Run(NamedTuple):
     store: LabelStore
     place: Path
     made_with: dict[str, object]
+    weights: Tensor | None = None
 
     @property
     def is_done(self) -> bool:
@@ -174,7 +176,17 @@ def train_student(
             if settings.augmentation == "dsa":
                 draws = draw_augmentation(len(images), settings.batch_size, seed, epoch, device)
             losses = train_epoch(
-                learner, settings, epoch, stored, store.settings, images, run.classes, dataset, progress, draws
+                learner,
+                settings,
+                epoch,
+                stored,
+                store.settings,
+                images,
+                run.classes,
+                dataset,
+                progress,
+                draws,
+                run.weights,
             )
             patience = PATIENCE if scaler.is_enabled() else 1
             line = {"epoch": epoch, "lr": rate, "loss": mean_loss(losses, epoch, patience)}
@@ -211,17 +223,20 @@ def train_epoch(
     dataset: Dataset,
     progress: tqdm,
     draws: Draws | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """One epoch in the stored order, one optimiser step a batch; the loss of each batch, on the device.
 
     learner: its student in training mode; number: the epoch's; stored: what the store has of it; images: the distilled
     ones, uint8, N x 3 x S x S, on the device or in the host's memory; classes: theirs (N), in the host's memory; draws:
-    what augments the views further, if anything does. Each batch is cut in micro-batches as relabel cut it, each
-    normalised on its own: the student's BatchNorm sees the images that the teachers' saw. All go forward and backward
-    together, which adds their gradients up.
+    what augments the views further, if anything does; weights: of the images in the loss (N), a view, mixed or
+    not, having that of its own image. Each batch is cut in micro-batches as relabel cut it, each normalised on its own:
+    the student's BatchNorm sees the images that the teachers' saw. All go forward and backward together, which adds
+    their gradients up.
     """
     device, optimiser, scaler = learner.device, learner.optimiser, learner.scaler
     hard_labels = classes[stored[0].order.long()].to(device)
+    view_weights = None if weights is None else weights[stored[0].order.long()].to(device)
     epoch, soft_labels = stored[0].to(images, device), stored[1].to(device)
     losses = []
     for first, last in chunks_of_batches(views_of, learner.at_once):
@@ -230,11 +245,12 @@ def train_epoch(
             views = augment_batches(views, draws, first, settings.batch_size)
         views = views.contiguous(memory_format=memory_format(device))
         places = slice(first * settings.batch_size, first * settings.batch_size + len(views))
-        parts = (part.split(settings.batch_size) for part in (views, soft_labels[places], hard_labels[places]))
-        for batch, soft, hard in zip(*parts, strict=True):
+        parts = [part.split(settings.batch_size) for part in (views, soft_labels[places], hard_labels[places])]
+        weighed = [None] * len(parts[0]) if weights is None else view_weights[places].split(settings.batch_size)
+        for batch, soft, hard, its_weights in zip(*parts, weighed, strict=True):
             with autocast(device, learner.dtype):
                 logits = learner.forward(batch, tuple(group_sizes(len(batch), settings.accumulation)))
-            loss = learner.loss(logits, Target(soft, hard, number, len(batch)))
+            loss = learner.loss(logits, Target(soft, hard, number, len(batch), its_weights))
             scaler.scale(loss).backward()
             scaler.step(optimiser)
             scaler.update()

@@ -24,7 +24,7 @@ from models.registry import check_network, training_bytes
 from models.testing import LabelledImages
 from utils import recipes
 from utils.data.digests import digest_of_folder
-from utils.data.distilled import read_distilled
+from utils.data.distilled import read_distilled, read_weights
 from utils.data.embedded import ensure_embedded
 from utils.data.images import images_digest, list_images, load_test_images_once
 from utils.data.table import Dataset
@@ -162,7 +162,7 @@ def runs_of(
     """A run for each seed of an IPC and student, if the labels are what its settings say.
 
     settings: as of `settled`; distilled: as of read_distilled; test_images: digest of the real ones. UserError where
-    the labels do not fit, or where the folder has results of other settings.
+    labels or weights of the images do not fit, or the folder has results of other settings.
     """
     images, classes, ipc = distilled
     digest = images_digest(images, classes)
@@ -180,11 +180,14 @@ def runs_of(
         "test_images_sha256": test_images,
         "teachers": store.manifest["teachers"],
     }
+    weights = None
+    if settings.image_weights:
+        weights, made_with["image_weights_sha256"] = read_weights(settings.original_data_path, digest, len(images))
     folder = results_folder(settings)
     for other in sorted(folder.glob("seed*/settings.json")):
         check_record(other, made_with, "results", ignore=("seed",))
     for seed in settings.seed:
-        yield Run(settings, seed, images, classes, store, folder / f"seed{seed}", {**made_with, "seed": seed})
+        yield Run(settings, seed, images, classes, store, folder / f"seed{seed}", {**made_with, "seed": seed}, weights)
 
 
 def with_rates(settings: ValidateSettings) -> ValidateSettings:

@@ -405,6 +405,109 @@ def test_a_name_may_say_for_how_many_epochs(command, tmp_path):
         load_teacher(f"{NAME}@3", FASHION, pool, "online")
 
 
+def naming(command, *names):
+    """The command for other teachers."""
+    at = command.index("--model")
+    return [*command[: at + 1], *names, *command[at + 2 :]]
+
+
+KEPT = [f"{NAME}@1of4", f"{NAME}@3of4"]
+
+
+def test_one_training_leaves_what_it_was_on_its_way(command, images, tmp_path, monkeypatch, capsys):
+    """The rate is that of four epochs all along; the end is what it is without the others."""
+    command = [*command, "--epochs", "4", "--model-pool-dir"]
+    pretrain.main([*command, str(tmp_path / "plain")])
+    trained = []
+    train_epoch = pretrain.train_epoch
+    monkeypatch.setattr(pretrain, "train_epoch", lambda *words: trained.append(1) or train_epoch(*words))
+    pool = tmp_path / "pool"
+    together = naming([*command, str(pool)], KEPT[0], NAME, KEPT[1])
+    assert "  teachers      3\n  epochs        4\n" in run([*together, "--dry-run"], capsys)
+    printed = run(together, capsys)
+    assert len(trained) == 4 and "pretrain: 3 teachers in" in printed
+    plain, whole = (folder / f"{NAME}.safetensors" for folder in (tmp_path / "plain", pool))
+    assert plain.read_bytes() == whole.read_bytes()
+    paths, labels = list_images(images / "val", FASHION)
+    for name, epoch in zip(KEPT, (1, 3), strict=True):
+        record = record_of(pool, name)
+        assert (record["epochs"], record["settings"]["epochs"], record["settings"]["model"]) == (epoch, 4, name)
+        assert record["source"] == "trained" and record["tests"][-1]["epoch"] == epoch
+        network = load_teacher(name, FASHION, pool).module
+        with torch.no_grad():
+            right = network(normalise(load_images(paths, FASHION), FASHION)).argmax(dim=1) == labels
+        assert record["top1"] == pytest.approx(100 * right.float().mean().item())
+        lines = (pool / f"{name}.metrics.jsonl").read_text().splitlines()
+        assert lines == (pool / f"{NAME}.metrics.jsonl").read_text().splitlines()[:epoch]
+    assert visible(pool) == sorted(
+        [f"{name}.{ending}" for name in (NAME, *KEPT) for ending in ("json", "metrics.jsonl", "safetensors")]
+        + ["report.json"]
+    )
+    assert "everything was there already" in run(together, capsys)
+    with pytest.raises(UserError, match=f"{KEPT[0]}: weights that are online were trained already; leave @1of4 out"):
+        load_teacher(KEPT[0], FASHION, pool, "online")
+
+    trained.clear()
+    pretrain.main(naming([*command, str(tmp_path / "alone")], KEPT[0]))  # no more epochs than it takes
+    assert len(trained) == 1
+    assert load_teacher(KEPT[0], FASHION, tmp_path / "alone").sha256 == record_of(pool, KEPT[0])["sha256"]
+    later = load_file(pool / f"{KEPT[1]}.safetensors")
+    assert any(not torch.equal(value, later[key]) for key, value in load_file(whole).items())
+
+
+@pytest.mark.parametrize("stage", ["save_training", "save_state", "write_record"])
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_killed_training_leaves_all_on_its_way_too(command, tmp_path, monkeypatch, stage, call):
+    command = [*naming(command, *KEPT, f"{NAME}@4"), "--keep-scores"]
+    pretrain.main([*command, "--model-pool-dir", str(tmp_path / "whole")])
+    owner = pretrain.teachers if stage == "write_record" else pretrain
+    function, calls = getattr(owner, stage), []
+
+    def stop(*words):
+        calls.append(words)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return function(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, stage, stop)
+        try:
+            pretrain.main(command)
+        except KeyboardInterrupt:
+            pass
+        else:
+            assert call == 4 and stage != "save_training"  # there are three teachers
+    pretrain.main(command)
+    pool = tmp_path / "pool"
+    assert visible(pool) == visible(tmp_path / "whole")
+    for name in (*KEPT, f"{NAME}@4"):
+        for ending in ("safetensors", "scores.safetensors"):
+            there, here = (folder / f"{name}.{ending}" for folder in (tmp_path / "whole", pool))
+            assert there.read_bytes() == here.read_bytes()
+        there, here = (record_of(folder, name) for folder in (tmp_path / "whole", pool))
+        assert {**there, "seconds": 0} == {**here, "seconds": 0}
+
+
+def test_teachers_asked_for_later_are_trained_anew_or_on_the_way_that_is_left(command, tmp_path, monkeypatch):
+    command = [*command, "--epochs", "4"]
+    pretrain.main([*command, "--model-pool-dir", str(tmp_path / "whole")])
+    save = pretrain.save_training
+
+    def stop_after_two(path, identity, state):
+        save(path, identity, state)
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretrain, "save_training", stop_after_two)
+        pretrain.main(command)
+    names = [NAME, *(f"{NAME}@{kept}of4" for kept in (1, 2, 3))]
+    pretrain.main(naming(command, *names))
+    records = [record_of(tmp_path / "pool", name) for name in names]
+    assert [[test["epoch"] for test in record["tests"]] for record in records] == [[2, 3, 4], [1], [2], [2, 3]]
+    assert records[0]["sha256"] == record_of(tmp_path / "whole")["sha256"]
+
+
 @pytest.mark.parametrize(("ipc", "epochs"), [(1, 9), (2, 17)])  # of 70 images; 600 and 120 epochs of ten classes
 def test_a_student_may_learn_from_all_images_at_the_cost_of_the_distilled(command, tmp_path, monkeypatch, ipc, epochs):
     at = command.index("--model")

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from models.registry import architecture_of, build_network, check_network, epochs_of, network_names, register
+from models.registry import (
+    architecture_of,
+    build_network,
+    check_network,
+    epochs_of,
+    kept_after,
+    network_names,
+    register,
+)
 from utils.data.table import get_dataset
 from utils.run.errors import UserError
 
@@ -58,16 +66,34 @@ def test_a_teacher_may_be_named_with_its_epochs():
     named = build_network("ConvNetBN_W32@12", CIFAR).state_dict()
     assert all(torch.equal(plain[name], named[name]) for name in plain)
     assert (epochs_of("ConvNetBN_W32@12"), epochs_of("ConvNetBN_W32")) == (12, None)
-    assert architecture_of("timm:resnet18@3") == "timm:resnet18"
+    assert architecture_of("timm:resnet18@3") == architecture_of("timm:resnet18@1of3") == "timm:resnet18"
+    assert (epochs_of("ConvNetBN_W32@3of12"), kept_after("ConvNetBN_W32@3of12")) == (12, 3)
+    assert kept_after("ConvNetBN_W32@12") is None and kept_after("ConvNetBN_W32") is None
     with pytest.raises(UserError, match="unknown network 'ResNet19'"):
         check_network("ResNet19@3", CIFAR)
 
 
 @pytest.mark.parametrize(
-    "name", ["ResNet18@", "ResNet18@x", "ResNet18@0", "ResNet18@1.5", "ResNet18@3@4", "ResNet18@100000"]
+    "name",
+    [
+        "ResNet18@",
+        "ResNet18@x",
+        "ResNet18@0",
+        "ResNet18@1.5",
+        "ResNet18@3@4",
+        "ResNet18@100000",
+        "ResNet18@of3",
+        "ResNet18@3of",
+    ],
 )
 def test_behind_at_stands_a_number_of_epochs(name):
     with pytest.raises(UserError, match=f"{name}: behind @ stands a number of epochs, from 1 to 99,999"):
+        check_network(name, CIFAR)
+
+
+@pytest.mark.parametrize("name", ["ResNet18@0of3", "ResNet18@3of3", "ResNet18@4of3"])
+def test_a_teacher_is_kept_before_the_last_epoch(name):
+    with pytest.raises(UserError, match=f"{name}: of 3 epochs, 1 to 2 may stand there; after the last it is @3"):
         check_network(name, CIFAR)
 
 

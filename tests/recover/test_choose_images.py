@@ -101,7 +101,7 @@ def test_random_images_are_those_of_every_earlier_version(command, tmp_path):
     assert values_of(tmp_path / "random") == expected
 
 
-@pytest.mark.parametrize("selector", ["easy", "medium", "hard", "herding", "k-centre", "coverage"])
+@pytest.mark.parametrize("selector", ["easy", "medium", "hard", "herding", "k-centre", "coverage", "balanced"])
 def test_a_selector_ranks_whole_images_by_the_observers_loss(ranked, train_dir, pool, tmp_path, selector):
     main([*ranked, "--selector", selector])
     observer = load_teacher(OBSERVER, FASHION, pool)

@@ -215,6 +215,7 @@ def test_a_dry_run_writes_nothing(root, contents, capsys):
         ((*CELL, "--steps", "x"), "invalid int value"),
         (CELL[:2], "usage: python -m validate.incremental DATASET METHOD IPC"),
         ((*CELL, "--epochs", "3"), "--epochs 3: this cell's labels have 2"),
+        ((*CELL, "--image-weights"), "--image-weights: they are of all classes together"),
         ((*CELL, "Nothing"), "unknown network 'Nothing'"),
         (
             (*CELL[:2], "3"),

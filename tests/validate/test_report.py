@@ -232,6 +232,7 @@ def test_the_report_of_a_cell(capsys):
     write_teacher(cell.pool, "ResNet18", 78.25)
     write_teacher(cell.pool, "timm_resnet18@3", 70.5)
     write_teacher(cell.pool, "ResNet18@3", 60.5)  # another network's
+    write_teacher(cell.pool, "timm_resnet18@2of3", 50.5)  # a teacher on its way
     write_report(reports_of(cell)["teachers"], 1.25, 0.5)
     write_report(reports_of(cell)["recover"], 100.0, 1.5)
     path = report_cell(cell)

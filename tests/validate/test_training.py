@@ -183,6 +183,25 @@ def test_a_loss_sees_the_classes_the_epoch_and_the_size_of_its_batch(labelled):
     assert torch.equal(torch.cat([target.hard for target in seen]), classes[epoch.order.long()])
 
 
+def test_a_loss_sees_the_weight_of_each_views_own_image(labelled):
+    settings = settings_of(labelled)
+    store = fkd.open_store(settings.fkd_path)
+    images, classes, _ = read_distilled(settings.original_data_path, FASHION)
+    weights, seen = torch.rand(20), []
+
+    def loss(logits, target):
+        seen.append(target.weights)
+        return distillation_loss(logits, target.soft, 20.0, target.batch, target.weights)
+
+    learner = prepare_student(settings, 0, FASHION, CPU)._replace(loss=loss)
+    stored = fkd.read_epoch(store, 1)
+    learner.student.train()
+    bar = tqdm(disable=True)
+    training.train_epoch(learner, settings, 1, stored, store.settings, images, classes, FASHION, bar, weights=weights)
+    assert [len(its) for its in seen] == [8, 8, 4]
+    assert torch.cat(seen).tolist() == [weights[place].item() for place in stored[0].order.tolist()]
+
+
 def test_the_mean_of_losses_names_the_first_that_is_not_finite():
     assert mean_loss(torch.tensor([1.0, 2.0, 6.0]), 4) == 3.0
     for bad in (float("nan"), float("inf")):

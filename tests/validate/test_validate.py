@@ -10,10 +10,11 @@ from PIL import Image
 from recover import recover
 from relabel import relabel
 from utils import recipes
+from utils.data.distilled import weights_path
 from utils.data.table import get_dataset
 from utils.fkd import store as fkd
 from utils.fkd.losses import kl
-from utils.run.files import only_one
+from utils.run.files import only_one, sha256_of, write_json
 from utils.run.team import ALONE, Team
 from utils.seams import LOSSES
 from validate import training, validate
@@ -185,6 +186,27 @@ def test_a_stopped_run_ends_as_one_that_was_not(labelled, monkeypatch, network):
     validate.main(labelled.validate(*extra, name="stopped"))
     assert begun == ([0, 1, 1] if network == "MobileNetV2" else [0, 1, 1, 2])  # epoch 0 was not trained again
     assert comparable(result_of(labelled, "stopped")) == comparable(result_of(labelled, "whole"))
+
+
+def test_images_may_be_weighed(labelled, refusal):
+    """Weights of 1 change no number; others do, and a result says which."""
+    weighed = labelled.validate("--image-weights", name="weighed")
+    folder = labelled.root / "syn/images"
+    assert f"{folder}/weights.json is missing: `python -m recover.weigh_images`" in refusal(validate.main, weighed)
+    validate.main(labelled.validate())
+    plain = result_of(labelled)
+    record = {"images_sha256": plain["images_sha256"], "observer": "it", "observer_sha256": "0"}
+    write_json(weights_path(folder), record | {"weights": [1.0] * 20})
+    validate.main(weighed)
+    result = result_of(labelled, "weighed")
+    assert result["image_weights_sha256"] == sha256_of(weights_path(folder)) and "image_weights_sha256" not in plain
+    assert result["settings"]["image_weights"] is True and "image_weights" not in plain["settings"]
+    assert comparable(result)["metrics"] == comparable(plain)["metrics"]
+
+    write_json(weights_path(folder), record | {"weights": [0.5, 1.5] * 10})
+    assert "image_weights_sha256" in refusal(validate.main, [*weighed, "--seed", "1"])  # beside those of others
+    validate.main(labelled.validate("--image-weights", name="other"))
+    assert result_of(labelled, "other")["metrics"][-1]["loss"] != result["metrics"][-1]["loss"]
 
 
 def test_a_seed_that_has_its_result_is_skipped(labelled, monkeypatch):

@@ -1,4 +1,5 @@
-"""Distilled images on disk: one folder a class, each PNG saying what it was made with, beside the run's record."""
+"""Distilled images on disk: one folder a class, each PNG saying what it was made with, beside the run's record, and
+weights of the images where recover.weigh_images left some."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,11 @@ from torch import Tensor
 from utils.data.images import list_images, load_images, open_image, require_all_rows
 from utils.data.table import Dataset
 from utils.run.errors import UserError
-from utils.run.files import is_the_systems, write_png
+from utils.run.files import is_the_systems, read_json, sha256_of, write_png
+from utils.run.records import Shape, check_shape
 from utils.run.space import Output
 
+WEIGHTS: Shape = {"images_sha256": str, "observer": str, "observer_sha256": str, "weights": [float]}
 MADE_WITH = "made with"  # the PNG text chunk that holds the digest of settings and patches
 
 
@@ -26,6 +29,11 @@ def distilled_path(folder: Path, num_classes: int, class_index: int, ipc_id: int
 def record_path(folder: Path) -> Path:
     """The record of the settings that the images of `folder` were made with."""
     return folder / "settings.json"
+
+
+def weights_path(folder: Path) -> Path:
+    """Weights of the images of `folder` (see `recover.weigh_images`)."""
+    return folder / "weights.json"
 
 
 def images_output(images: int, dataset: Dataset) -> Output:
@@ -96,3 +104,18 @@ def read_distilled(folder: Path, dataset: Dataset, workers: int = 0) -> tuple[Te
             f"every class needs as many; let recover run to its end"
         )
     return load_images(paths, dataset, workers=workers, progress="distilled images"), labels, ipc
+
+
+def read_weights(folder: Path, images_sha256: str, images: int) -> tuple[Tensor, str]:
+    """The weights of the images of a folder (float32, N, in the order of `read_distilled`) and the sha256 of their
+    file. images_sha256: `images_digest` of these images; images: how many. UserError where there are no weights, or
+    those of others."""
+    path = weights_path(folder)
+    remedy = "`python -m recover.weigh_images` with the dataset, recipe and IPC of these images makes them"
+    if not path.exists():
+        raise UserError(f"{path} is missing: {remedy}")
+    content = read_json(path)
+    check_shape(path, content, WEIGHTS, f"remove it; {remedy}")
+    if content["images_sha256"] != images_sha256 or len(content["weights"]) != images:
+        raise UserError(f"{path} has weights of other images than those that are there: remove it; {remedy}")
+    return torch.tensor(content["weights"]), sha256_of(path)

@@ -4,6 +4,7 @@ A selector is a function of the candidates of a class, how many to take and a ge
 places: int64, count x 2, the image and the crop of each. A smaller count gives the first ones of a larger one.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -19,7 +20,8 @@ from utils.run.errors import UserError
 from utils.seams import SELECTORS
 
 CAD_EPOCHS, CAD_WINDOWS = 6, 2  # J and W
-COVERED = 0.7  # the share of a class's images, those of lowest loss, that coverage takes from
+COVERED = 0.7  # the share of a class's images, those of lowest loss, that are not noisy: for coverage and balanced
+CLUSTERS, K_MEANS_ROUNDS = 5, 100  # of balanced: how many a class has, and when to stop at the latest
 
 
 class Observed(NamedTuple):
@@ -162,9 +164,14 @@ def coverage(features: Tensor, losses: Tensor, count: int) -> Tensor:
     """Images that stand for all others: each time the one that adds most to the sum, over all images, of the
     similarity (cosine, at least 0) to the most similar one taken: facility location, greedily. From the share COVERED
     of lowest loss, then from the rest."""
-    late = torch.ones(len(features), dtype=torch.bool)
-    late[losses.argsort(stable=True)[: max(1, round(COVERED * len(features)))]] = False
-    return facility_location((features @ features.T).clamp_min(0), torch.ones(len(features)), count, late)
+    return facility_location((features @ features.T).clamp_min(0), torch.ones(len(features)), count, noisy(losses))
+
+
+def noisy(losses: Tensor) -> Tensor:
+    """Which images (N, bool) are not of the share COVERED of lowest loss, which has one image at least."""
+    found = torch.ones(len(losses), dtype=torch.bool)
+    found[losses.argsort(stable=True)[: max(1, round(COVERED * len(losses)))]] = False
+    return found
 
 
 def facility_location(similar: Tensor, weights: Tensor, count: int, late: Tensor | None = None) -> Tensor:
@@ -179,6 +186,46 @@ def facility_location(similar: Tensor, weights: Tensor, count: int, late: Tensor
         taken.append(int(gains.argmax()))
         covered = covered.maximum(similar[:, taken[-1]])
     return torch.tensor(taken)
+
+
+def balanced(features: Tensor, losses: Tensor, count: int) -> Tensor:
+    """Images of every cluster, in proportion to its size: first the one nearest to its centre, then its hardest that is
+    not noisy, then the second nearest, and so on, each once (after BPS, CVPR 2026: half of both, by cluster size).
+
+    So that more images begin with the same ones, the next one is of the cluster with the largest size / (2 taken + 1):
+    at any count each cluster has its share, rounded (Webster; BPS rounds and gives the difference to the largest).
+    """
+    similar = (features @ features.T).clamp_min(0)
+    starts = facility_location(similar, torch.ones(len(features)), min(CLUSTERS, len(features)))
+    clusters, centres = k_means(features, features[starts])
+    closeness, easy = (features * centres[clusters]).sum(dim=1), ~noisy(losses)
+    orders = []
+    for cluster in range(len(centres)):
+        near = (clusters == cluster).nonzero()[:, 0]
+        near = near[closeness[near].argsort(descending=True, stable=True)].tolist()
+        hard = sorted((image for image in near if easy[image]), key=losses.__getitem__, reverse=True)
+        by_turns = itertools.chain.from_iterable(itertools.zip_longest(near, hard))
+        orders.append([image for image in dict.fromkeys(by_turns) if image is not None])
+    taken, numbers = [], [0] * len(orders)
+    for _ in range(count):
+        shares = [len(order) / (2 * number + 1) for order, number in zip(orders, numbers, strict=True)]
+        cluster = shares.index(max(shares))
+        taken.append(orders[cluster][numbers[cluster]])
+        numbers[cluster] += 1
+    return torch.tensor(taken)
+
+
+def k_means(features: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Spherical k-means from these centres on (Dhillon and Modha 2001). features: N x D, centres: K x D, of length 1.
+    Returns the cluster of each (N), by the largest cosine, and its centre: the mean of its features, at length 1."""
+    for _ in range(K_MEANS_ROUNDS):
+        clusters = (features @ centres.T).argmax(dim=1)
+        sums = torch.zeros_like(centres).index_add_(0, clusters, features)
+        moved = torch.where(sums.any(dim=1, keepdim=True), F.normalize(sums), centres)  # an empty one stays
+        if torch.equal(moved, centres):
+            break
+        centres = moved
+    return clusters, centres
 
 
 def cad(history: Tensor) -> Tensor:
@@ -204,7 +251,7 @@ def difficult_coverage(candidates: Candidates, crops: Tensor, count: int) -> Ten
 
 SELECTORS.add("cad-prune")(partial(best_crops_first, order=most_difficult))
 SELECTORS.add("r-cad")(partial(best_crops_first, order=difficult_coverage))
-for _name, _greedy in {"herding": herding, "k-centre": k_centre, "coverage": coverage}.items():
+for _name, _greedy in {"herding": herding, "k-centre": k_centre, "coverage": coverage, "balanced": balanced}.items():
     SELECTORS.add(_name)(partial(best_crops_first, order=partial(by_features, greedy=_greedy)))
 
 

@@ -28,6 +28,7 @@ from utils.recipes.settings import (
     RecoverSettings,
     RelabelSettings,
     ValidateSettings,
+    WeighSettings,
 )
 from utils.recipes.teachers import teacher_training
 from utils.recipes.variants import changes_of, file_name, name_in, varied, with_own_patches
@@ -60,6 +61,9 @@ STAGES = {
             "--initialisation-dir": "patches are read from --patch-dir",
             "--gpu": SCRIPTS_GPU,
         },
+    ),
+    "weigh": Stage(
+        "recover.weigh_images", WeighSettings, "Weigh distilled images by how many real ones each stands for."
     ),
     "relabel": Stage(
         "relabel.relabel",
@@ -192,6 +196,9 @@ def recipe_settings(stage: str, argv: Sequence[str] | None) -> dict[str, object]
         return {}
     if dataset is None or chosen.ipc is None:
         raise UserError("--recipe needs --dataset-name and --ipc beside it")
+    if stage == "weigh":
+        patches = recipe_of(dataset, chosen.recipe, chosen.ipc).patches
+        return {name: getattr(patches, name) for name in ("observer", "source")}
     return settings_of(stage_of(stage, dataset, chosen.recipe, chosen.ipc, chosen.model, chosen.labels))
 
 

@@ -66,7 +66,9 @@ class PretrainSettings(StageSettings):
         within=MANY,
     )
     model: tuple[str, ...] = setting(
-        (), "the teachers to train, one after another; NAME@N: for N epochs (default: those of --recipe)"
+        (),
+        "the teachers to train, one after another; NAME@N: for N epochs; NAME@KofN: as it is after K of N, left by the "
+        "same training (default: those of --recipe)",
     )
     train_dir: Path | None = folder(TRAIN, OWN_TRAIN, group="files")
     val_dir: Path | None = folder(VAL, OWN_VAL)
@@ -147,6 +149,24 @@ class ImageSettings(StageSettings):
     exp_name: str | None = folder("{selector}_ipc{ipc}{draw}", "folder of this run's images")
     model_pool_dir: Path | None = folder(POOL, "folder of teacher checkpoints", required=False)
     workers: int = setting(0, "processes that decode (0: this one)", within=WORKERS)
+
+
+@dataclass(frozen=True)
+class WeighSettings(RecipeSettings):
+    """recover.weigh_images"""
+
+    draw: int = setting(0, DRAW_HELP, within=INDEX)
+    images: str | None = setting(None, "the images' name where they are not the recipe's (random, ...)", group="files")
+    syn_data_path: Path | None = folder(f"{IMAGES}/{RUN}", "the distilled images: class folders")
+    train_dir: Path | None = folder(TRAIN, OWN_TRAIN)
+    model_pool_dir: Path | None = folder(POOL, "folder of teacher checkpoints", required=False)
+    observer: str = setting("ResNet18", "the teacher whose features tell which images are alike", group="weights")
+    source: str = setting("offline", SOURCE_HELP, "--pretrained-model-type", choices=SOURCES)
+    workers: int = setting(0, "processes that decode (0: this one)", within=WORKERS)
+
+    def resolved(self) -> Self:
+        require_pool(self.source, self.model_pool_dir)
+        return self
 
 
 @dataclass(frozen=True)
@@ -445,7 +465,8 @@ class ValidateSettings(RecipeSettings):
         choices=AUGMENTATIONS,
     )
     loss: str = shaping("kl", "what the student minimises", choices=LOSSES)
-    gamma: float = younger(0.1, "weight of the cross-entropy in mse_ce", within=WEIGHT)
+    gamma: float = younger(0.1, "weight of the image's class in mse_ce and cosine", within=WEIGHT)
+    image_weights: bool = younger(False, "weigh images in the loss by the weights.json that recover.weigh_images made")
     ema: float = younger(0.0, "test a running mean of the weights, of which each step keeps this share", within=SHARE)
     temperature: float = shaping(3.0, "of teacher and student in the KL loss", "--temperature -T", within=POSITIVE)
     mix: str | None = shaping(

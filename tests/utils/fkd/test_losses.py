@@ -1,5 +1,7 @@
 """Student loss against the published values, and the weights of teachers."""
 
+import math
+
 import pytest
 import torch
 
@@ -36,6 +38,43 @@ def test_losses_of_other_protocols_are_the_plain_ones(world):
     assert found["cross_entropy"] == pytest.approx(chosen)
     squares = sum((a - b) ** 2 for a, b in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True))
     assert found["mse_ce"] == pytest.approx(squares / 10 / 8 + 0.25 * chosen, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_each_row_counts_by_its_weight(world, name):
+    loss = LOSSES[name](recipes.parse("validate", world.validate()))
+    student, teacher, hard = torch.randn(5, 10, requires_grad=True), torch.randn(5, 10), torch.arange(5)
+    weights = torch.tensor([0.0, 0.5, 1.0, 2.5, 1.0])
+    target = Target(teacher, hard, epoch=0, batch=8)
+    rows = [loss(student[k : k + 1], target._replace(soft=teacher[k : k + 1], hard=hard[k : k + 1])) for k in range(5)]
+    weighed = loss(student, target._replace(weights=weights))
+    torch.testing.assert_close(weighed, sum(w * row for w, row in zip(weights.tolist(), rows, strict=True)))
+    torch.testing.assert_close(loss(student, target._replace(weights=torch.ones(5))), loss(student, target))
+    (gradient,) = torch.autograd.grad(weighed, student)
+    assert not gradient[0].any() and gradient[1].any()
+
+
+def test_cosine_by_hand(world):
+    """One image of class 1, teacher (3, 0, 4): at length 1 (0.6, 0, 0.8); the one-hot (0.05, 0.9, 0.05) is 0.9027735
+    long. With gamma 0.5 the target is (0.6276924, 0.4984639, 0.8276924), 1.1521887 long."""
+    settings = recipes.parse("validate", world.validate("--gamma", "0.5"))
+    target = Target(torch.tensor([[3.0, 0, 4]]).half(), torch.tensor([1]), epoch=0, batch=4)
+    for student, inner in (([0.0, 7, 0], 0.4984639), ([5.0, 0, 0], 0.6276924), ([0.0, 0, -1], -0.8276924)):
+        found = LOSSES["cosine"](settings)(torch.tensor([student]), target).item()
+        assert found == pytest.approx((1 - inner / 1.1521887) / 4, rel=1e-5)
+
+
+def test_cosine_is_of_all_rows_and_of_directions_alone(world):
+    loss = LOSSES["cosine"](recipes.parse("validate", world.validate()))
+    student, teacher, hard = torch.randn(6, 10), torch.randn(6, 10), torch.arange(6)
+    found, expected = loss(student, Target(teacher, hard, epoch=0, batch=8)), 0.0
+    for mine, theirs, its_class in zip(student.tolist(), teacher.tolist(), hard.tolist(), strict=True):
+        one_hot = [0.9 if place == its_class else 0.1 / 9 for place in range(10)]
+        aim = [a / math.hypot(*theirs) + 0.1 * b / math.hypot(*one_hot) for a, b in zip(theirs, one_hot, strict=True)]
+        inner = sum(a * b for a, b in zip(mine, aim, strict=True))
+        expected += (1 - inner / math.hypot(*mine) / math.hypot(*aim)) / 8
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+    torch.testing.assert_close(loss(7 * student, Target(3 * teacher, hard, epoch=0, batch=8)), found)
 
 
 def test_the_loss_is_zero_where_the_student_says_the_same():

@@ -1,5 +1,6 @@
 """Selectors: the observer's losses, and which crops and images they lead to."""
 
+import math
 import statistics
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from utils.data.images import normalise
 from utils.data.table import get_dataset
-from utils.patches.selectors import COVERED, Candidates, Observed, cad, observe, pad_centred, select
+from utils.patches.selectors import COVERED, Candidates, Observed, cad, k_means, observe, pad_centred, select
 from utils.run.errors import UserError
 from utils.run.randomness import generator_for
 from utils.seams import SELECTORS
@@ -93,8 +94,8 @@ def test_candidates_are_scored_when_a_selector_asks_and_once():
 
 
 def test_the_selectors_there_are():
-    by_history = ["cad-prune", "r-cad"]
-    assert list(SELECTORS) == ["random", "easy", "medium", "hard", *by_history, "herding", "k-centre", "coverage"]
+    by_history, by_features = ["cad-prune", "r-cad"], ["herding", "k-centre", "coverage", "balanced"]
+    assert list(SELECTORS) == ["random", "easy", "medium", "hard", *by_history, *by_features]
     with pytest.raises(UserError, match="unknown selector 'harder'; there are: random easy medium hard cad-prune"):
         SELECTORS["harder"]
 
@@ -190,6 +191,62 @@ def test_coverage_adds_what_covers_most_among_easy_images():
     assert covered_by(features, expected) > covered_by(features, drawn[0])
 
 
+SIZES = (8, 4, 4, 2, 2)  # of clusters that lie far from each other
+
+
+def clustered():
+    """Twenty images in clusters of SIZES, one behind the other, the later ones of each farther away from its axis, each
+    in a direction of its own; losses are 0, 1, 2, ... by image."""
+    features = torch.zeros(20, 25)
+    for image, (axis, place) in enumerate((axis, place) for axis, size in enumerate(SIZES) for place in range(size)):
+        angle = 0.1 + 0.05 * place
+        features[image, axis], features[image, 5 + image] = math.cos(angle), math.sin(angle)
+    return features, torch.arange(20.0)
+
+
+def test_balanced_takes_of_each_cluster_by_its_size():
+    cluster_of = [axis for axis, size in enumerate(SIZES) for _ in range(size)]
+    chosen = [cluster_of[image] for image in taken("balanced", *clustered(), 20)]
+    assert chosen[:10] == [0, 1, 2, 0, 3, 4, 0, 1, 2, 0]  # 8, 4, 4, 8/3, 2, 2, 8/5, 4/3, 4/3, 8/7
+    for count in (1, 5, 7, 10, 13, 20):
+        for cluster, size in enumerate(SIZES):
+            assert abs(chosen[:count].count(cluster) - size * count / 20) < 1
+
+
+def test_balanced_takes_what_is_near_and_what_is_hard_by_turns():
+    """70 % of 20 images are the first 14: all of the first two clusters, two of the third, none of the others."""
+    order = taken("balanced", *clustered(), 20)
+    of_cluster = [[image for image in order if low <= image < high] for low, high in ((0, 8), (8, 12), (12, 16))]
+    assert of_cluster[0] == [0, 7, 1, 6, 2, 5, 3, 4]
+    assert of_cluster[1] == [8, 11, 9, 10]
+    assert of_cluster[2] == [12, 13, 14, 15]  # 14 and 15 are noisy: by nearness alone
+
+
+def test_k_means_is_that_of_a_plain_loop():
+    features = features_of(40, dimensions=4)
+    centres = [features[place].tolist() for place in (3, 14, 15)]
+    for _ in range(100):
+        cosines = [
+            [sum(x * c for x, c in zip(image, centre, strict=True)) for centre in centres]
+            for image in features.tolist()
+        ]
+        nearest = [row.index(max(row)) for row in cosines]
+        for cluster in range(3):
+            own = [features[place].tolist() for place in range(40) if nearest[place] == cluster]
+            total = [sum(values) for values in zip(*own, strict=True)]
+            centres[cluster] = [value / math.hypot(*total) for value in total]
+    clusters, found = k_means(features, features[[3, 14, 15]])
+    assert clusters.tolist() == nearest and len(set(nearest)) == 3
+    torch.testing.assert_close(found, torch.tensor(centres))
+
+
+def test_a_cluster_without_images_keeps_its_centre():
+    features = F.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.2]]))
+    clusters, centres = k_means(features, torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+    assert clusters.tolist() == [0, 0] and centres[1].tolist() == [0, -1]
+    assert sorted(taken("balanced", features[[0, 0, 0]], torch.zeros(3), 3)) == [0, 1, 2]
+
+
 def plain_cad(history):
     """J 6, W 2: the mean of two sample deviations, of epochs K - 8 .. K - 3 and K - 7 .. K - 2, image by image."""
     last = len(history)
@@ -237,7 +294,7 @@ def test_opposite_features_do_not_count_against_each_other():
     assert taken("coverage", features, torch.zeros(4), 2)[0] == 2
 
 
-@pytest.mark.parametrize("selector", ["herding", "k-centre", "coverage"])
+@pytest.mark.parametrize("selector", ["herding", "k-centre", "coverage", "balanced"])
 def test_the_best_crop_stands_for_an_image(selector):
     features = features_of(6)
     expected = taken(selector, features[[1, 2, 5]], torch.tensor([1.0, 0.5, 0.7]), 3)
