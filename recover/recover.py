@@ -122,8 +122,8 @@ def recover(settings: RecoverSettings, team: Team) -> None:
                     matching.targets.copy_(aims.of(name, batch))
             ask = partial(asked, committee, teachers, batch)
             kept = extras.of(batch, digest, start, labels)
-            retrieve = partial(bank.retrieve, batch) if bank else None
-            residual = kept.around(RESIDUALS[settings.residual](settings, patches, retrieve))
+            retrieve = [partial(bank.retrieve, batch)] if bank else []
+            residual = kept.around(RESIDUALS[settings.residual](settings, patches, *retrieve))
             watch = partial(look_on, batch=batch, labels=labels, verifier=verifier, kept=kept, progress=progress)
             try:
                 images = recover_batch(

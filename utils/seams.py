@@ -72,7 +72,7 @@ TERMS = Seam("term", "recover.terms")
 PROBES = Seam("probe", "utils.bn_matching.probes")
 # which image index each training image counts for: (settings, teachers, training images) -> N indices
 GROUPINGS = Seam("grouping", "recover.by_index")
-# what happens between two stages: settings, patches, retrieve -> residual(images, stage, next size) -> images
+# what happens between two stages: settings, patches -> residual(images, stage, next size) -> images
 RESIDUALS = Seam("residual", "utils.residual.residuals")
 # which crops or images of a class are taken: (candidates, count, generator) -> places
 SELECTORS = Seam("selector", "utils.patches.selectors")

@@ -1,8 +1,8 @@
 """Data residual matching (FADRM, NeurIPS 2025): between two stages something real is mixed back into the image.
 
 A residual is a function of the images, the number of the stage that begins and its size; its builder takes the
-settings, the batch's patches (B x 3 x S x S, normalised; None where a run has none), and what finds other anchors for
-images of the batch (B x 3 x s x s to B x 3 x S x S), which it has where its `of_real_images` is true.
+settings, the batch's patches (B x 3 x S x S, normalised; None where a run has none), and where its `of_real_images` is
+true what finds other anchors for images of the batch (B x 3 x s x s to B x 3 x S x S).
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ Retrieve = Callable[[Tensor], Tensor]
 
 
 @RESIDUALS.add("none")
-def none(settings: RecoverSettings, patches: Tensor | None, retrieve: Retrieve | None = None) -> Residual:
+def none(settings: RecoverSettings, patches: Tensor | None) -> Residual:
     """Images go on as they are, at the next stage's size."""
     return lambda images, stage, size: resize(images, size)
 
 
 @RESIDUALS.add("mix")
-def mix(settings: RecoverSettings, patches: Tensor | None, retrieve: Retrieve | None = None) -> Residual:
+def mix(settings: RecoverSettings, patches: Tensor | None) -> Residual:
     """`alpha * image + (1 - alpha) * patch`, both at the next stage's size first (FADRM)."""
     if patches is None or settings.alpha == 1:
         return none(settings, patches)
@@ -32,7 +32,7 @@ def mix(settings: RecoverSettings, patches: Tensor | None, retrieve: Retrieve | 
 
 
 @RESIDUALS.add("retrieved")
-def retrieved(settings: RecoverSettings, patches: Tensor | None, retrieve: Retrieve | None = None) -> Residual:
+def retrieved(settings: RecoverSettings, patches: Tensor | None, retrieve: Retrieve) -> Residual:
     """As mix, with the training image that each image has become most like in place of its patch (RETA)."""
     return lambda images, stage, size: merge_residual(images, retrieve(images), settings.alpha, size)
 
