@@ -23,7 +23,7 @@ from models.teachers import read_record
 from utils import recipes
 from utils.data.table import get_dataset
 from utils.fkd.store import store_folder
-from utils.recipes.settings import OF_WHOLE_IMAGES, PROTOCOLS, ValidateSettings
+from utils.recipes.settings import OF_WHOLE_IMAGES, PROTOCOLS, ValidateSettings, loss_reads
 from utils.recipes.teachers import WHOLE_DATA_TOP1
 from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
@@ -377,8 +377,13 @@ def flags_of_cell(dataset: str, method: str, ipc: str, student: str | None = Non
 def require_labels_for(settings: ValidateSettings) -> None:
     """UserError where a student asks for other labels than the relabel of its recipe makes."""
     made = recipes.stage_of("relabel", settings.dataset, settings.recipe, settings.ipc, labels=settings.labels)
-    if settings.epochs > made.epochs:
-        raise UserError(f"--epochs {settings.epochs}: this cell's labels have {made.epochs}, and a student no more")
+    if settings.replay == "in_order" and settings.epochs > made.epochs_kept:
+        raise UserError(
+            f"--epochs {settings.epochs}: this cell's labels have {made.epochs_kept}, and a student no more; name "
+            f"fewer, or another --replay"
+        )
+    if made.codec == "top_k" and loss_reads(settings.loss) == "logits":
+        raise UserError(f"--loss {settings.loss} reads all logits: this cell's labels have the {made.top_k} largest")
     for name in ("batch_size", "min_scale", "mix"):
         wanted, its = getattr(settings, name), getattr(made, name)
         if wanted not in (None, its):

@@ -1,6 +1,7 @@
 """What a student minimises, and how teachers' logits are joined.
 
-A loss is a function of the student's logits (n x C) and a `Target`; its builder takes the settings.
+A loss is a function of the student's logits (n x C) and a `Target`; its builder takes the settings. What it reads is
+set on the builder, as `reads`: soft labels as probabilities (where nothing is set), their logits, or classes alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,12 +19,14 @@ LABEL_TEMPERATURE = 10.0  # percent points, of the scores that weigh teachers
 
 class Target(NamedTuple):
     """What a student should say of n views: soft labels (n x C logits), the images' classes (n), of which epoch (from
-    0), and the size of the batch that these views are of."""
+    0), the size of the batch that these views are of, and the temperature of soft labels and student where it is not
+    the loss's."""
 
     soft: Tensor
     hard: Tensor
     epoch: int
     batch: int
+    temperature: float | None = None
 
 
 StudentLoss = Callable[[Tensor, Target], Tensor]
@@ -32,14 +35,16 @@ StudentLoss = Callable[[Tensor, Target], Tensor]
 @LOSSES.add("kl")
 def kl(settings: ValidateSettings) -> StudentLoss:
     """The soft labels alone, at --temperature (FKD, Shen and Xing 2022)."""
-    return lambda logits, target: distillation_loss(logits, target.soft, settings.temperature, target.batch)
+    return lambda logits, target: distillation_loss(
+        logits, target.soft, target.temperature or settings.temperature, target.batch
+    )
 
 
 @LOSSES.add("kl_squared")
 def kl_squared(settings: ValidateSettings) -> StudentLoss:
     """The same times the square of the temperature (Hinton et al. 2015)."""
     loss = kl(settings)
-    return lambda logits, target: settings.temperature**2 * loss(logits, target)
+    return lambda logits, target: (target.temperature or settings.temperature) ** 2 * loss(logits, target)
 
 
 @LOSSES.add("cross_entropy")
@@ -58,6 +63,14 @@ def mse_ce(settings: ValidateSettings) -> StudentLoss:
         return squares + settings.gamma * hard(logits, target)
 
     return loss
+
+
+cross_entropy.reads, mse_ce.reads = "classes", "logits"
+
+
+def temperature_at(settings: ValidateSettings, epoch: int) -> float:
+    """The temperature at which the loss reads soft labels in an epoch (from 0)."""
+    return settings.temperature
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, batch: int) -> Tensor:

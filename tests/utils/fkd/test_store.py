@@ -346,7 +346,7 @@ def test_another_format_or_a_damaged_manifest_is_named(tmp_path):
     manifest = tmp_path / fkd.MANIFEST
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "format_version": 99}))
-    with pytest.raises(UserError, match=r"has format 99, this version reads \(1, 2\)"):
+    with pytest.raises(UserError, match=r"has format 99, this version reads \(1, 2, 3\)"):
         fkd.open_store(tmp_path)
     manifest.write_text(json.dumps({**content, "views": {}}))
     with pytest.raises(UserError, match=r"is damaged \(no images\): remove the folder and run relabel again"):
