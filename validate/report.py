@@ -4,6 +4,7 @@ python -m validate.report cifar100 fadrm+ 10 ResNet18
 python -m validate.report --methods cifar100                  # all methods in one table
 python -m validate.report --ranking cifar100 10 ResNet18      # DD-Ranking's scores of all methods
 python -m validate.report --table 2 cifar100                  # a table of the paper, published beside measured
+python -m validate.report --bytes cifar100 fadrm+ 10          # what its label stores weigh, and give
 python -m validate.report --page                              # everything that was run, on one HTML page
 """
 
@@ -51,13 +52,14 @@ ONE_DRAW = ("images_sha256", "labels_sha256")  # what the seeds of a draw have i
 REPORT: Shape = {"seconds": float, "peak_memory_gib": float}
 USAGE = (
     "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET [IPC [STUDENT]], or --ranking "
-    "DATASET IPC [STUDENT], or --table N DATASET, or --page [DATASET ...]"
+    "DATASET IPC [STUDENT], or --table N DATASET, or --bytes DATASET METHOD IPC [STUDENT], or --page [DATASET ...]"
 )
 # What is made of what is here: the function and how many words it takes, by its flag.
 TABLES = {
     "--methods": ("validate.tables", "report_methods", (1, 2, 3)),
     "--ranking": ("validate.ranking", "report_ranking", (2, 3)),
     "--table": ("validate.tables", "report_published", (2,)),
+    "--bytes": ("validate.storage", "report_bytes", (3, 4)),
     "--page": ("validate.page", "report_page", range(1000)),
 }
 

@@ -155,6 +155,8 @@ def train_student(
         scaler.load_state_dict(state["scaler"])
         if learner.averaged:
             learner.averaged.load_state_dict(state["averaged"])
+        if hasattr(learner.loss, "go_on"):
+            learner.loss.go_on(metrics[-1])
     name = f"{folder.parent.name} seed {seed}"
     progress = tqdm(total=settings.epochs * len(images), desc=name, unit="view", unit_scale=True, disable=quiet)
     replay = REPLAYS[settings.replay](store, settings, seed, run.classes)
@@ -179,6 +181,8 @@ def train_student(
             losses = train_epoch(learner, settings, epoch, stored, played.views, *others, played.temperature)
             patience = PATIENCE if scaler.is_enabled() else 1
             line = {"epoch": epoch, "lr": rate, "loss": mean_loss(losses, epoch, patience)}
+            if hasattr(learner.loss, "end_epoch"):
+                line |= learner.loss.end_epoch()
             if is_tested(epoch, settings):
                 learner.student.eval()
                 tested = learner.averaged.module.eval() if learner.averaged else network

@@ -1,10 +1,12 @@
 """What a student minimises, and how teachers' logits are joined.
 
 A loss is a function of the student's logits (n x C) and a `Target`; its builder takes the settings. What it reads is
-set on the builder, as `reads`: soft labels as probabilities (where nothing is set), their logits, or classes alone.
+set on the builder, as `reads`: soft labels as probabilities (where nothing is set), their logits, or classes alone. A
+loss that learns from one epoch for the next has `end_epoch`, which returns what a line of metrics is to have of it, and
+`go_on`, which takes the last line.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,21 +67,71 @@ def mse_ce(settings: ValidateSettings) -> StudentLoss:
     return loss
 
 
+@LOSSES.add("lpqld")
+class DynamicTemperatures:
+    """The soft labels alone, at a temperature that falls, and the student at one of its own (LPQLD).
+
+    The labels' falls from --temperature in ten steps, each to 0.7 of it and never below 2: it is
+    max(2, 20 * 0.7^floor(e / 30)) for LPQLD's 300 epochs, counted from 1; of E epochs floor(10 e / E) steps are behind
+    epoch e. The student's is 1 at first, and after each epoch what fits its last batch best. An epoch whose labels have
+    a temperature of their own is learned at that, and changes nothing.
+    """
+
+    def __init__(self, settings: ValidateSettings) -> None:
+        self.settings, self.student_temperature = settings, 1.0
+        self.last: tuple[Tensor, Tensor, float] | None = None  # of the epoch so far: logits, labels, their temperature
+
+    @staticmethod
+    def temperature_at(settings: ValidateSettings, epoch: int) -> float:
+        return max(2.0, settings.temperature * 0.7 ** (10 * (epoch + 1) // settings.epochs))
+
+    def __call__(self, logits: Tensor, target: Target) -> Tensor:
+        if target.temperature is not None:
+            return distillation_loss(logits, target.soft, target.temperature, target.batch)
+        temperature = self.temperature_at(self.settings, target.epoch)
+        self.last = (logits.detach().clone(), target.soft, temperature)
+        return distillation_loss(logits, target.soft, temperature, target.batch, self.student_temperature)
+
+    def end_epoch(self) -> dict[str, float]:
+        if self.last is not None:
+            self.student_temperature, self.last = best_temperature(*self.last), None
+        return {"student_temperature": self.student_temperature}
+
+    def go_on(self, line: Mapping[str, float]) -> None:
+        self.student_temperature = line["student_temperature"]
+
+
+def best_temperature(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> float:
+    """The s of 0.01, 0.02, ... 1 with the least KL(softmax(teacher / T) || softmax(student / s)), the smallest of
+    equals. Logits: n x C."""
+    scales = [number / 100 for number in range(1, 101)]
+    logits = (student_logits.cpu(), teacher_logits.cpu())
+    losses = [distillation_loss(*logits, temperature, 1, scale) for scale in scales]
+    return scales[int(torch.stack(losses).argmin())]
+
+
 cross_entropy.reads, mse_ce.reads = "classes", "logits"
 
 
 def temperature_at(settings: ValidateSettings, epoch: int) -> float:
     """The temperature at which the loss reads soft labels in an epoch (from 0)."""
-    return settings.temperature
+    own = getattr(LOSSES[settings.loss], "temperature_at", None)
+    return own(settings, epoch) if own else settings.temperature
 
 
-def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, batch: int) -> Tensor:
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float,
+    batch: int,
+    student_temperature: float | None = None,
+) -> Tensor:
     """KL(softmax(teacher / T) || softmax(student / T)) summed over the rows given, over `batch`; no factor T^2.
 
-    student_logits, teacher_logits: n x C, n <= batch: summed over the micro-batches of a batch it is the batch's
-    mean, each image weighing the same whatever its micro-batch.
+    student_temperature: the student's T, if it is another; student_logits, teacher_logits: n x C, n <= batch: summed
+    over the micro-batches of a batch it is the batch's mean, each image weighing the same whatever its micro-batch.
     """
-    log_student = F.log_softmax(student_logits.float() / temperature, dim=1)
+    log_student = F.log_softmax(student_logits.float() / (student_temperature or temperature), dim=1)
     log_teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
     return F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) / batch
 

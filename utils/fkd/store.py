@@ -60,12 +60,9 @@ def bytes_a_view(num_classes: int, logits_type: str, packing: Packing = PLAIN) -
 def write_epoch(folder: Path, number: int, epoch: Epoch, logits: Tensor, packing: Packing = PLAIN) -> None:
     """Store one epoch. logits: N x C on the CPU, float16 or float32, by place."""
     codec = packing.codec_for(logits.shape[1], str(logits.dtype).removeprefix("torch."))
-    tensors, told = codec.encode(logits), {}
-    if packing.store_draws:
-        tensors = {**epoch.tensors(), **tensors}
-    else:
-        told["draws_sha256"] = digest_of(epoch.tensors())
-    write_safetensors(epoch_path(folder, number), tensors, {"sha256": digest_of(tensors), **told})
+    labels = codec.encode(logits)
+    both = {**epoch.tensors(), **labels}  # the checksum is of both, so that what is drawn again can be told from it
+    write_safetensors(epoch_path(folder, number), both if packing.store_draws else labels, {"sha256": digest_of(both)})
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -105,19 +102,17 @@ def is_right(
     """Whether an epoch's file is whole, holds what is drawn for that epoch, and has the checksum that it tells."""
     if not is_whole(path, settings, num_classes, logits_type, packing):
         return False
-    told = safetensors_header(path)[1]
+    told = safetensors_header(path)[1].get("sha256")
     try:
         tensors = safetensors.torch.load(read_bytes(path))
     except safetensors.SafetensorError:
         return False
     drawn = draw_epoch(settings, number).tensors()
-    if packing.store_draws:
-        is_drawn = all(torch.equal(tensors[name], drawn[name]) for name in drawn)
-    else:
-        is_drawn = told.get("draws_sha256") == digest_of(drawn)
+    is_drawn = not packing.store_draws or all(torch.equal(tensors[name], drawn[name]) for name in drawn)
     codec = packing.codec_for(num_classes, logits_type)
     is_sound = codec.problem(tensors) is None and bool(codec.decode(tensors).isfinite().all())
-    return is_drawn and is_sound and told.get("sha256") in (None, digest_of(tensors))
+    is_old = told is None and packing.store_draws  # from before checksums
+    return is_drawn and is_sound and (is_old or told == digest_of({**drawn, **tensors}))
 
 
 def read_epoch(store: "LabelStore", number: int) -> tuple[Epoch, Tensor]:
@@ -139,7 +134,7 @@ def read_labels(store: "LabelStore", number: int) -> tuple[Epoch, dict[str, Tens
         epoch = Epoch(**{name: labels.pop(name) for name in draws})
     else:
         epoch = draw_epoch(store.settings, number)
-        if safetensors_header(path)[1].get("draws_sha256") != digest_of(epoch.tensors()):
+        if safetensors_header(path)[1].get("sha256") != digest_of({**epoch.tensors(), **labels}):
             raise UserError(
                 f"{path}: the views that these labels are of are not stored, and PyTorch {torch.__version__} draws "
                 f"others; read it with the version that is in {store.folder}/report.json, or run relabel again"
