@@ -23,6 +23,7 @@ from utils import recipes
 from utils.data.distilled import on_device_if_fits, read_distilled
 from utils.data.images import images_digest
 from utils.data.table import Dataset
+from utils.fkd.codec import Packing
 from utils.fkd.groups import GroupedNetwork
 from utils.fkd.losses import label_weights
 from utils.fkd.store import (
@@ -86,6 +87,7 @@ def label(
     teachers = [load_teacher(name, settings.dataset, pool, source) for name in settings.teachers]
     weights = label_weights(scores_of(settings), len(teachers)).tolist()
     logits_type = "float16" if settings.use_fp16 else "float32"
+    packing = packing_of(settings)
     record = manifest_record(
         dataset,
         views,
@@ -101,9 +103,10 @@ def label(
         **({"labels": "fixed"} if settings.is_fixed else {}),
         **({"weighting": "norm"} if settings.weighting == "norm" else {}),
         **({} if classes is None else {"classes": list(classes)}),
+        **packing.as_record(),
     )
     check_record(folder / "settings.json", record, "soft labels")
-    of_store = (views, dataset.num_classes, logits_type)
+    of_store = (views, dataset.num_classes, logits_type, packing)
     absent = [n for n in range(views.epochs) if not is_whole(epoch_path(folder, n), *of_store)]
     team.wait()  # until all have looked
     is_closed = (folder / MANIFEST).is_file() and not settings.verify
@@ -141,7 +144,7 @@ def label(
             if not logits.isfinite().all():
                 raise UserError(f"epoch {number}: a soft label is not finite in {logits_type}; check the teachers")
             check_record(folder / "settings.json", record, "soft labels", write=True)
-            writer.submit(write_epoch, folder, number, epoch, logits)
+            writer.submit(write_epoch, folder, number, epoch, logits, packing)
     made = team.total(len(missing))
     if team.is_main:
         if made or not is_closed:
@@ -157,7 +160,7 @@ def view_settings(settings: RelabelSettings, images: int, dataset: Dataset) -> V
         images=images,
         size=dataset.size,
         batch_size=settings.batch_size,
-        epochs=settings.epochs,
+        epochs=settings.epochs_kept,
         min_scale=settings.min_scale,
         max_scale=settings.max_scale,
         mix=settings.mix,
@@ -166,6 +169,11 @@ def view_settings(settings: RelabelSettings, images: int, dataset: Dataset) -> V
         seed=settings.seed + settings.draw,
         tiles=settings.tiles,
     )
+
+
+def packing_of(settings: RelabelSettings) -> Packing:
+    """How the store keeps its epochs."""
+    return Packing(settings.codec, settings.top_k or 0, settings.store_draws)
 
 
 def scores_of(settings: RelabelSettings) -> Sequence[float]:

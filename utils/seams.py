@@ -76,6 +76,10 @@ GROUPINGS = Seam("grouping", "recover.by_index")
 RESIDUALS = Seam("residual", "utils.residual.residuals")
 # which crops or images of a class are taken: (candidates, count, generator) -> places
 SELECTORS = Seam("selector", "utils.patches.selectors")
+# how the logits of an epoch lie in its file: (classes, type, k) -> codec
+CODECS = Seam("codec", "utils.fkd.codec")
+# what a training epoch shows of a store: (store, settings, seed, classes) -> replay(epoch) -> Played
+REPLAYS = Seam("replay", "utils.fkd.replay")
 # what a student minimises: settings -> loss(logits, target) -> scalar
 LOSSES = Seam("loss", "utils.fkd.losses")
 # a learning rate over a run: (rate, step, steps, eta) -> rate of the step

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from models.registry import check_network, training_bytes
 from models.testing import LabelledImages
-from relabel.relabel import label, view_settings
+from relabel.relabel import label, packing_of, view_settings
 from utils import recipes
 from utils.data.digests import digest_of_folder
 from utils.data.distilled import read_distilled
@@ -214,7 +214,8 @@ def output_of(steps: Sequence[Step], relabelling: RelabelSettings) -> Output:
         if not (step.settings.fkd_path / MANIFEST).exists():
             views = view_settings(relabelling, step.settings.ipc * len(step.classes), step.dataset)
             logits_type = "float16" if relabelling.use_fp16 else "float32"
-            found.append(epochs_output(views.epochs, views, len(step.classes), logits_type))
+            of_store = (views, len(step.classes), logits_type, packing_of(relabelling))
+            found.append(epochs_output(views.epochs, *of_store))
     for step in steps:
         if not has_result(step):
             kept = 2 * training_bytes(step.settings.model, step.dataset)

@@ -4,6 +4,7 @@ python -m validate.report cifar100 fadrm+ 10 ResNet18
 python -m validate.report --methods cifar100                  # all methods in one table
 python -m validate.report --ranking cifar100 10 ResNet18      # DD-Ranking's scores of all methods
 python -m validate.report --table 2 cifar100                  # a table of the paper, published beside measured
+python -m validate.report --bytes cifar100 fadrm+ 10          # what its label stores weigh, and give
 python -m validate.report --page                              # everything that was run, on one HTML page
 """
 
@@ -23,7 +24,7 @@ from models.teachers import read_record
 from utils import recipes
 from utils.data.table import get_dataset
 from utils.fkd.store import store_folder
-from utils.recipes.settings import OF_WHOLE_IMAGES, PROTOCOLS, ValidateSettings
+from utils.recipes.settings import OF_WHOLE_IMAGES, PROTOCOLS, ValidateSettings, loss_reads
 from utils.recipes.teachers import WHOLE_DATA_TOP1
 from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
@@ -51,13 +52,14 @@ ONE_DRAW = ("images_sha256", "labels_sha256")  # what the seeds of a draw have i
 REPORT: Shape = {"seconds": float, "peak_memory_gib": float}
 USAGE = (
     "usage: python -m validate.report DATASET METHOD IPC [STUDENT], or --methods DATASET [IPC [STUDENT]], or --ranking "
-    "DATASET IPC [STUDENT], or --table N DATASET, or --page [DATASET ...]"
+    "DATASET IPC [STUDENT], or --table N DATASET, or --bytes DATASET METHOD IPC [STUDENT], or --page [DATASET ...]"
 )
 # What is made of what is here: the function and how many words it takes, by its flag.
 TABLES = {
     "--methods": ("validate.tables", "report_methods", (1, 2, 3)),
     "--ranking": ("validate.ranking", "report_ranking", (2, 3)),
     "--table": ("validate.tables", "report_published", (2,)),
+    "--bytes": ("validate.storage", "report_bytes", (3, 4)),
     "--page": ("validate.page", "report_page", range(1000)),
 }
 
@@ -378,8 +380,13 @@ def flags_of_cell(dataset: str, method: str, ipc: str, student: str | None = Non
 def require_labels_for(settings: ValidateSettings) -> None:
     """UserError where a student asks for other labels than the relabel of its recipe makes."""
     made = recipes.stage_of("relabel", settings.dataset, settings.recipe, settings.ipc, labels=settings.labels)
-    if settings.epochs > made.epochs:
-        raise UserError(f"--epochs {settings.epochs}: this cell's labels have {made.epochs}, and a student no more")
+    if settings.replay == "in_order" and settings.epochs > made.epochs_kept:
+        raise UserError(
+            f"--epochs {settings.epochs}: this cell's labels have {made.epochs_kept}, and a student no more; name "
+            f"fewer, or another --replay"
+        )
+    if made.codec == "top_k" and loss_reads(settings.loss) == "logits":
+        raise UserError(f"--loss {settings.loss} reads all logits: this cell's labels have the {made.top_k} largest")
     for name in ("batch_size", "min_scale", "mix"):
         wanted, its = getattr(settings, name), getattr(made, name)
         if wanted not in (None, its):

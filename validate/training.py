@@ -17,7 +17,7 @@ from utils.data.table import Dataset
 from utils.fkd.dsa import Draws, augment_batches, draw_augmentation
 from utils.fkd.groups import GroupedNetwork, group_sizes
 from utils.fkd.losses import StudentLoss, Target
-from utils.fkd.store import LabelStore, read_epoch
+from utils.fkd.store import LabelStore
 from utils.fkd.views import Epoch, ViewSettings, chunks_of_batches, render_views, uncropped
 from utils.recipes.settings import ValidateSettings
 from utils.run.background import one_ahead
@@ -29,7 +29,7 @@ from utils.run.precision import NO_WORK, Work, amp_type, autocast, compiled, fus
 from utils.run.randomness import seed_for
 from utils.run.records import check_record
 from utils.run.training_state import load_training, save_training
-from utils.seams import LOSSES, SCHEDULES
+from utils.seams import LOSSES, REPLAYS, SCHEDULES
 
 CHECKPOINT = "checkpoint.safetensors"
 SAVE_EVERY = 60.0  # seconds between two checkpoints
@@ -157,39 +157,35 @@ def train_student(
         scaler.load_state_dict(state["scaler"])
         if learner.averaged:
             learner.averaged.load_state_dict(state["averaged"])
+        if hasattr(learner.loss, "go_on"):
+            learner.loss.go_on(metrics[-1])
     name = f"{folder.parent.name} seed {seed}"
     progress = tqdm(total=settings.epochs * len(images), desc=name, unit="view", unit_scale=True, disable=quiet)
+    replay = REPLAYS[settings.replay](store, settings, seed, run.classes)
     saved = time.monotonic()
     with progress:
         progress.update(len(metrics) * len(images))
         coming = range(len(metrics), settings.epochs)
-        for epoch, stored in one_ahead(lambda number: (number, read_epoch(store, number)), coming):
+        for epoch, played in one_ahead(lambda number: (number, replay(number)), coming):
             started = time.monotonic()
             rate = SCHEDULES[settings.schedule](settings.lr, epoch, settings.epochs, settings.eta)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             torch.manual_seed(seed_for("student-noise", seed, epoch))  # dropout and the like
             learner.student.train()
-            draws = None
-            if settings.augmentation != "views":
-                stored = (uncropped(stored[0], dataset.size), stored[1])
-            if settings.augmentation == "dsa":
+            shown, draws = played.draws, None
+            augmentation = "views" if played.is_fresh else settings.augmentation
+            if augmentation != "views":
+                shown = uncropped(shown, dataset.size)
+            if augmentation == "dsa":
                 draws = draw_augmentation(len(images), settings.batch_size, seed, epoch, device)
-            losses = train_epoch(
-                learner,
-                settings,
-                epoch,
-                stored,
-                store.settings,
-                images,
-                run.classes,
-                dataset,
-                progress,
-                draws,
-                run.weights,
-            )
+            stored = (shown, played.logits)
+            others = (images, run.classes, dataset, progress, draws, run.weights, played.temperature)
+            losses = train_epoch(learner, settings, epoch, stored, played.views, *others)
             patience = PATIENCE if scaler.is_enabled() else 1
             line = {"epoch": epoch, "lr": rate, "loss": mean_loss(losses, epoch, patience)}
+            if hasattr(learner.loss, "end_epoch"):
+                line |= learner.loss.end_epoch()
             if is_tested(epoch, settings):
                 learner.student.eval()
                 tested = learner.averaged.module.eval() if learner.averaged else network
@@ -224,15 +220,16 @@ def train_epoch(
     progress: tqdm,
     draws: Draws | None = None,
     weights: Tensor | None = None,
+    temperature: float | None = None,
 ) -> Tensor:
     """One epoch in the stored order, one optimiser step a batch; the loss of each batch, on the device.
 
-    learner: its student in training mode; number: the epoch's; stored: what the store has of it; images: the distilled
+    learner: its student in training mode; number: the epoch's; stored: its draws and soft labels; images: the distilled
     ones, uint8, N x 3 x S x S, on the device or in the host's memory; classes: theirs (N), in the host's memory; draws:
     what augments the views further, if anything does; weights: of the images in the loss (N), a view, mixed or
-    not, having that of its own image. Each batch is cut in micro-batches as relabel cut it, each normalised on its own:
-    the student's BatchNorm sees the images that the teachers' saw. All go forward and backward together, which adds
-    their gradients up.
+    not, having that of its own image; temperature: of soft labels and student, where it is not the loss's. Each batch
+    is cut in micro-batches as relabel cut it, each normalised on its own: the student's BatchNorm sees the images that
+    the teachers' saw. All go forward and backward together, which adds their gradients up.
     """
     device, optimiser, scaler = learner.device, learner.optimiser, learner.scaler
     hard_labels = classes[stored[0].order.long()].to(device)
@@ -250,7 +247,7 @@ def train_epoch(
         for batch, soft, hard, its_weights in zip(*parts, weighed, strict=True):
             with autocast(device, learner.dtype):
                 logits = learner.forward(batch, tuple(group_sizes(len(batch), settings.accumulation)))
-            loss = learner.loss(logits, Target(soft, hard, number, len(batch), its_weights))
+            loss = learner.loss(logits, Target(soft, hard, number, len(batch), its_weights, temperature))
             scaler.scale(loss).backward()
             scaler.step(optimiser)
             scaler.update()

@@ -29,7 +29,7 @@ from utils.data.embedded import ensure_embedded
 from utils.data.images import images_digest, list_images, load_test_images_once
 from utils.data.table import Dataset
 from utils.fkd.store import LabelStore, check_store, open_store
-from utils.recipes.settings import OF_WHOLE_IMAGES, ValidateSettings
+from utils.recipes.settings import OF_WHOLE_IMAGES, ValidateSettings, loss_reads
 from utils.run.device import choose_device, describe_device, peak_memory_bytes, reset_peak_memory, versions
 from utils.run.errors import UserError, run_entry
 from utils.run.files import only_one, remove, sweep, write_json
@@ -167,6 +167,7 @@ def runs_of(
     images, classes, ipc = distilled
     digest = images_digest(images, classes)
     check_store(store, what_labels_must_have(settings, digest))
+    require_loss_for(settings, store)
     made_with = {
         "record_version": RECORD_VERSION,
         "dataset": settings.dataset_name,
@@ -188,6 +189,15 @@ def runs_of(
         check_record(other, made_with, "results", ignore=("seed",))
     for seed in settings.seed:
         yield Run(settings, seed, images, classes, store, folder / f"seed{seed}", {**made_with, "seed": seed}, weights)
+
+
+def require_loss_for(settings: ValidateSettings, store: LabelStore) -> None:
+    """UserError where the loss reads logits that the store does not have."""
+    if not store.codec.is_whole and loss_reads(settings.loss) == "logits":
+        raise UserError(
+            f"--loss {settings.loss} reads all logits, and {store.folder} has the largest alone: take another, or "
+            f"labels of --codec dense"
+        )
 
 
 def with_rates(settings: ValidateSettings) -> ValidateSettings:
@@ -215,7 +225,7 @@ def what_labels_must_have(settings: ValidateSettings, images_sha256: str) -> dic
         "images_sha256": images_sha256,
         "size": settings.dataset.size,
         "batch_size": settings.batch_size,
-        "epochs": settings.epochs,
+        "epochs": settings.epochs if settings.replay == "in_order" else 1,
         "min_scale": settings.min_scale,
     }
     expected["labels"] = "fixed" if settings.labels in OF_WHOLE_IMAGES else "views"

@@ -184,6 +184,42 @@ def change(folder):
     fkd.epoch_path(folder, 2).write_bytes(content)
 
 
+def test_a_store_of_fewer_epochs_has_the_first_ones(distilled, contents):
+    relabel.main(distilled.relabel())
+    relabel.main(distilled.relabel("--stored-epochs", "2", labels="few"))
+    all_of_them, few = (contents(store_of(distilled, name)) for name in ("labels", "few"))
+    epochs = {name: content for name, content in all_of_them.items() if name in few and name.startswith("epoch")}
+    assert len(epochs) == 2 and epochs.items() <= few.items()
+    assert fkd.open_store(store_of(distilled, "few")).manifest["format_version"] == 1
+
+
+PACKED = ["--no-store-draws", "--codec", "top_k", "--top-k", "2"]
+
+
+def test_a_packed_store_has_the_same_views_and_the_largest_logits(distilled, contents, capsys):
+    for name, words in (("labels", []), ("few", PACKED)):
+        relabel.main(distilled.relabel(*words, labels=name))
+    plain, packed = (fkd.open_store(store_of(distilled, name), verify=True) for name in ("labels", "few"))
+    for number in range(3):
+        (draws, logits), (same, largest) = (fkd.read_epoch(store, number) for store in (plain, packed))
+        assert all(map(torch.equal, draws.tensors().values(), same.tensors().values()))
+        values, classes = logits.float().topk(2, dim=1)
+        assert torch.equal(largest.gather(1, classes), values) and (largest > -1e6).sum() == 2 * len(logits)
+    before = contents(store_of(distilled, "few"))
+    victim = fkd.epoch_path(packed.folder, 1)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"0")
+    capsys.readouterr()
+    relabel.main(distilled.relabel(*PACKED, "--verify", labels="few"))
+    assert "1 epochs" in capsys.readouterr().out
+    assert contents(store_of(distilled, "few")) == before
+
+
+def test_a_packed_store_takes_no_epochs_of_a_plain_one(distilled, refusal):
+    relabel.main(distilled.relabel())
+    line = refusal(relabel.main, distilled.relabel(*PACKED))
+    assert 'codec (none there, "top_k" here)' in line and "store_draws (none there, false here)" in line
+
+
 def test_the_record_appears_with_the_first_epoch(distilled, refusal, monkeypatch):
     """What made nothing claims nothing: other settings may go there."""
     with monkeypatch.context() as patch:
@@ -223,6 +259,11 @@ def test_a_folder_without_as_many_images_in_every_class_is_refused(distilled, re
         (["--epochs", "0"], "--epochs 0: it must be from 1 to 99,999"),
         (["--batch-size", "0"], "--batch-size 0: it must be from 1 to 32,768"),
         (["--cutmix", "0"], "--cutmix 0.0: it must be from 0.05 to 5"),
+        (["--stored-epochs", "4"], "--stored-epochs 4: the training has 3, name no more"),
+        (["--codec", "top_k"], "--codec top_k: name --top-k, how many logits of a view it keeps"),
+        (["--top-k", "3"], "--top-k 3 is of --codec top_k: name it, too"),
+        (["--codec", "top_k", "--top-k", "11"], "--top-k 11: fashion_mnist has 10 classes"),
+        (["--codec", "zip"], "--codec zip: there are dense top_k"),
         (["--tiles", "3"], "--tiles 3 does not divide the 32 pixels of fashion_mnist"),
         (["--teacher-model-name", "ResNet999"], "ResNet999"),
         (["--teacher-model-name", "ResNet50"], "ResNet50"),

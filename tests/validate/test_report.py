@@ -426,6 +426,12 @@ def test_a_cell_that_can_be_passes_its_check(words, tmp_path):
         ("cifar100 fadrm 10 ResNet18 more --seed 1", "usage: "),
         ("cifar100 fadrm 10 --ipc 50", "--ipc: run.sh gives it"),
         ("cifar100 fadrm 10 --epochs 1001", "--epochs 1001: this cell's labels have 1000"),
+        ("cifar100 fadrm:stored_epochs=9 10", "--epochs 1000: this cell's labels have 9, and a student no more"),
+        ("cifar100 fadrm:stored_epochs=9:replay=zip 10", "--replay zip: there are in_order pool"),
+        (
+            "cifar100 fadrm:codec=top_k:top_k=9:loss=mse_ce 10",
+            "--loss mse_ce reads all logits: this cell's labels",
+        ),
         ("cifar100 fadrm 10 --batch-size 32", "--batch-size 32: this cell's labels are made with 16"),
         ("cifar100 fadrm 10 --mix-type mixup", "--mix mixup: this cell's labels are made with cutmix"),
         ("cifar100 fadrm 10 --device cuda:77", "--device"),

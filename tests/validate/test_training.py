@@ -191,7 +191,7 @@ def test_a_loss_sees_the_weight_of_each_views_own_image(labelled):
 
     def loss(logits, target):
         seen.append(target.weights)
-        return distillation_loss(logits, target.soft, 20.0, target.batch, target.weights)
+        return distillation_loss(logits, target.soft, 20.0, target.batch, weights=target.weights)
 
     learner = prepare_student(settings, 0, FASHION, CPU)._replace(loss=loss)
     stored = fkd.read_epoch(store, 1)
@@ -280,6 +280,36 @@ def test_a_training_that_goes_on_ends_with_the_same_weights(labelled, monkeypatc
 
 def test_a_training_with_drawn_views_goes_on_likewise(labelled, monkeypatch):
     check_going_on(*run_of_whole_images(labelled, "dsa"), monkeypatch)
+
+
+@pytest.mark.parametrize("replay", ["pool", "shuffled_pool", "soft_hard_soft", "mixed"])
+@pytest.mark.parametrize("loss", ["kl", "lpqld"])
+def test_a_training_on_fewer_stored_epochs_goes_on_likewise(labelled, monkeypatch, replay, loss):
+    relabel.main(labelled.relabel("--stored-epochs", "1", "--no-store-draws", labels="few"))
+    few = str(labelled.root / "fkd/few_bs8_ipc2")
+    words = ["--fkd-path", few, "--replay", replay, "--loss", loss]
+    check_going_on(*run_of(labelled, *words), monkeypatch)
+
+
+def test_a_student_is_trained_on_what_the_replay_shows(labelled, monkeypatch):
+    """Stored views with labels at the loss's temperature; fresh ones of the store's kind, hard at temperature 1."""
+    run, test_set = run_of(labelled, "--replay", "soft_hard_soft", "--fresh-share", "0.34")
+    replay, shown, train_epoch = training.REPLAYS["soft_hard_soft"], [], training.train_epoch
+    monkeypatch.setattr(training, "train_epoch", lambda *words: shown.append(words) or train_epoch(*words))
+    train_student(run, test_set, FASHION, CPU, quiet=True)
+    expected = [replay(run.store, run.settings, 0, run.classes)(number) for number in range(3)]
+    for words, played in zip(shown, expected, strict=True):
+        assert all(map(torch.equal, words[3][0].tensors().values(), played.draws.tensors().values()))
+        assert torch.equal(words[3][1], played.logits) and words[4] == run.store.settings
+    assert [words[-1] for words in shown] == [None, 1.0, None]
+
+
+def test_lpqlds_student_temperature_is_in_the_metrics(labelled):
+    run, test_set = run_of(labelled, "--loss", "lpqld")
+    metrics, _ = train_student(run, test_set, FASHION, CPU, quiet=True)
+    assert all(0.01 <= line["student_temperature"] <= 1 for line in metrics)
+    lines = (run.place / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == metrics
 
 
 def check_going_on(run, test_set, monkeypatch):

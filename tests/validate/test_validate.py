@@ -315,6 +315,12 @@ def test_micro_batches_see_the_halves_that_relabel_made(labelled, monkeypatch):
         (["--model", "ResNet999"], "ResNet999"),
         (["--batch-size", "16"], "batch size 8, this run has 16"),
         (["--epochs", "4"], "epochs 3, this run has 4"),
+        (
+            ["--replay", "mixed", "--loss", "mse_ce"],
+            "--replay mixed labels fresh views by probabilities: --loss mse_ce",
+        ),
+        (["--replay", "soft_hard_soft", "--loss", "cross_entropy"], "--loss cross_entropy reads classes"),
+        (["--replay", "backwards"], "--replay backwards: there are in_order pool shuffled_pool soft_hard_soft mixed"),
         (["--min-scale", "0.5"], "min scale 0.08, this run has 0.5"),
         (["--mix-type", "mixup"], "mix cutmix, this run has mixup"),
         (["--fkd-path", "nowhere"], "nowhere"),
@@ -332,6 +338,23 @@ def test_micro_batches_see_the_halves_that_relabel_made(labelled, monkeypatch):
 def test_what_cannot_be_is_refused_before_anything_is_written(labelled, refusal, extra, message):
     assert message in refusal(validate.main, labelled.validate(*extra))
     assert not list((labelled.root / "results").rglob("result.json"))
+
+
+def test_a_store_with_fewer_epochs_takes_another_replay(labelled, refusal):
+    relabel.main(labelled.relabel("--stored-epochs", "1", labels="few"))
+    few = ["--fkd-path", str(labelled.root / "fkd/few_bs8_ipc2")]
+    assert "epochs 1, this run has 3" in refusal(validate.main, labelled.validate(*few))
+    validate.main(labelled.validate(*few, "--replay", "pool"))
+    assert result_of(labelled)["settings"]["replay"] == "pool"
+    assert len(result_of(labelled)["metrics"]) == 3
+
+
+def test_a_loss_of_all_logits_refuses_the_largest_alone(labelled, refusal):
+    relabel.main(labelled.relabel("--codec", "top_k", "--top-k", "2", labels="few"))
+    few = ["--fkd-path", str(labelled.root / "fkd/few_bs8_ipc2")]
+    assert "--loss mse_ce reads all logits" in refusal(validate.main, labelled.validate(*few, "--loss", "mse_ce"))
+    validate.main(labelled.validate(*few))
+    assert all(line["loss"] > 0 for line in result_of(labelled)["metrics"])  # a number, not NaN
 
 
 def test_labels_of_other_images_are_refused(labelled, refusal):

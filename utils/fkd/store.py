@@ -3,7 +3,8 @@
 A store is a folder: `manifest.json` and one `epoch_<e:05d>.safetensors` an epoch, each whole or absent. Place i of an
 epoch's tensors is place i of its order, not image i. After FKD (Shen and Xing 2022) with one difference: an epoch is
 one file of plain tensors, which can be mapped and cannot run code. Format 2 is format 1 and `tile_order`; a store
-without tiles is one of format 1.
+without tiles is one of format 1. Format 3 says how its epochs are kept (utils/fkd/codec.py): logits in another way, or
+without the draws, which are a function of the views' settings.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from utils.data.table import Dataset
+from utils.fkd.codec import LOGITS_TYPES, PLAIN, Codec, Packing
 from utils.fkd.views import Epoch, ViewSettings, draw_epoch
 from utils.run.errors import UserError
 from utils.run.files import read_bytes, read_json, safetensors_header, sha256_of, write_json, write_safetensors
@@ -25,9 +27,9 @@ from utils.run.space import Output
 
 MANIFEST = "manifest.json"
 ALGORITHM = 1  # of labels: raise it where the same settings begin to give others
-FORMATS = (1, 2)
+FORMATS = (1, 2, 3)
 TYPES = {"order": "I32", "crop": "I16", "flip": "U8", "mix_partner": "I32", "mix_box": "I16", "mix_lam": "F32"}
-LOGITS_TYPES = {"float16": "F16", "float32": "F32"}
+BYTES = {"F16": 2, "F32": 4, "U8": 1, "I16": 2, "I32": 4}
 
 
 def store_folder(prefix: Path, batch_size: int, ipc: int) -> Path:
@@ -39,16 +41,28 @@ def epoch_path(folder: Path, epoch: int) -> Path:
     return folder / f"epoch_{epoch:05d}.safetensors"
 
 
-def epochs_output(epochs: int, settings: ViewSettings, num_classes: int, logits_type: str) -> Output:
+def epochs_output(
+    epochs: int, settings: ViewSettings, num_classes: int, logits_type: str, packing: Packing = PLAIN
+) -> Output:
     """What storing so many epochs writes."""
-    values = {"float16": 2, "float32": 4}[logits_type] * num_classes + 17 + 2 * settings.tiles
-    return Output(epochs, epochs * (settings.images * values + 12 * settings.batches + 2048))
+    size = settings.images * bytes_a_view(num_classes, logits_type, packing) + 2048
+    if packing.store_draws:
+        size += settings.images * (17 + 2 * settings.tiles) + 12 * settings.batches
+    return Output(epochs, epochs * size)
 
 
-def write_epoch(folder: Path, number: int, epoch: Epoch, logits: Tensor) -> None:
+def bytes_a_view(num_classes: int, logits_type: str, packing: Packing = PLAIN) -> int:
+    """What the soft label of a view takes, without draws."""
+    tensors = packing.codec_for(num_classes, logits_type).expected(1).values()
+    return sum(BYTES[kind] * shape[1] for kind, shape in tensors)
+
+
+def write_epoch(folder: Path, number: int, epoch: Epoch, logits: Tensor, packing: Packing = PLAIN) -> None:
     """Store one epoch. logits: N x C on the CPU, float16 or float32, by place."""
-    tensors = {**epoch.tensors(), "logits": logits.contiguous()}
-    write_safetensors(epoch_path(folder, number), tensors, {"sha256": digest_of(tensors)})
+    codec = packing.codec_for(logits.shape[1], str(logits.dtype).removeprefix("torch."))
+    labels = codec.encode(logits)
+    both = {**epoch.tensors(), **labels}  # the checksum is of both, so that what is drawn again can be told from it
+    write_safetensors(epoch_path(folder, number), both if packing.store_draws else labels, {"sha256": digest_of(both)})
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -60,26 +74,33 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def expected_tensors(settings: ViewSettings, num_classes: int, logits_type: str) -> dict[str, tuple[str, list[int]]]:
+def expected_tensors(
+    settings: ViewSettings, num_classes: int, logits_type: str, packing: Packing = PLAIN
+) -> dict[str, tuple[str, list[int]]]:
     """Type and shape of each tensor of an epoch's file, by name, as safetensors calls them."""
     count, batches = settings.images, settings.batches
+    labels = packing.codec_for(num_classes, logits_type).expected(count)
+    if not packing.store_draws:
+        return labels
     shapes = {"order": [count], "crop": [count, 4], "flip": [count], "mix_partner": [count]}
     shapes |= {"mix_box": [batches, 4], "mix_lam": [batches]}
     expected = {name: (TYPES[name], shape) for name, shape in shapes.items()}
     if settings.tiles > 1:
         expected["tile_order"] = ("U8", [count, 2, settings.tiles])
-    return expected | {"logits": (LOGITS_TYPES[logits_type], [count, num_classes])}
+    return expected | labels
 
 
-def is_whole(path: Path, settings: ViewSettings, num_classes: int, logits_type: str) -> bool:
+def is_whole(path: Path, settings: ViewSettings, num_classes: int, logits_type: str, packing: Packing = PLAIN) -> bool:
     """Whether an epoch's file is there with its full size and the tensors that an epoch has (header only is read)."""
     header = safetensors_header(path) if path.exists() else None
-    return header is not None and header[0] == expected_tensors(settings, num_classes, logits_type)
+    return header is not None and header[0] == expected_tensors(settings, num_classes, logits_type, packing)
 
 
-def is_right(path: Path, number: int, settings: ViewSettings, num_classes: int, logits_type: str) -> bool:
+def is_right(
+    path: Path, number: int, settings: ViewSettings, num_classes: int, logits_type: str, packing: Packing = PLAIN
+) -> bool:
     """Whether an epoch's file is whole, holds what is drawn for that epoch, and has the checksum that it tells."""
-    if not is_whole(path, settings, num_classes, logits_type):
+    if not is_whole(path, settings, num_classes, logits_type, packing):
         return False
     told = safetensors_header(path)[1].get("sha256")
     try:
@@ -87,22 +108,41 @@ def is_right(path: Path, number: int, settings: ViewSettings, num_classes: int, 
     except safetensors.SafetensorError:
         return False
     drawn = draw_epoch(settings, number).tensors()
-    is_drawn = all(torch.equal(tensors[name], drawn[name]) for name in drawn)
-    return is_drawn and bool(tensors["logits"].isfinite().all()) and told in (None, digest_of(tensors))
+    is_drawn = not packing.store_draws or all(torch.equal(tensors[name], drawn[name]) for name in drawn)
+    codec = packing.codec_for(num_classes, logits_type)
+    is_sound = codec.problem(tensors) is None and bool(codec.decode(tensors).isfinite().all())
+    is_old = told is None and packing.store_draws  # from before checksums
+    return is_drawn and is_sound and (is_old or told == digest_of({**drawn, **tensors}))
 
 
 def read_epoch(store: "LabelStore", number: int) -> tuple[Epoch, Tensor]:
     """The draws and the logits of one epoch, on the CPU. UserError unless checksum and values are right."""
+    epoch, labels = read_labels(store, number)
+    return epoch, store.codec.decode(labels)
+
+
+def read_labels(store: "LabelStore", number: int) -> tuple[Epoch, dict[str, Tensor]]:
+    """The draws of one epoch, and its labels as the store's codec has them, on the CPU. UserError unless checksum and
+    values are right, and where draws are not stored and are drawn as others now."""
     path = epoch_path(store.folder, number)
     content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != store.checksums[number]:
         raise _damaged(path)
-    tensors = safetensors.torch.load(content)
-    logits = tensors.pop("logits")
-    epoch = Epoch(**tensors)
-    if problem := out_of_range(epoch, logits, store.settings):
+    labels = safetensors.torch.load(content)
+    if store.packing.store_draws:
+        draws = labels.keys() - store.codec.expected(store.settings.images).keys()
+        epoch = Epoch(**{name: labels.pop(name) for name in draws})
+    else:
+        epoch = draw_epoch(store.settings, number)
+        if safetensors_header(path)[1].get("sha256") != digest_of({**epoch.tensors(), **labels}):
+            raise UserError(
+                f"{path}: the views that these labels are of are not stored, and PyTorch {torch.__version__} draws "
+                f"others; read it with the version that is in {store.folder}/report.json, or run relabel again"
+            )
+    problem = store.codec.problem(labels) or out_of_range(epoch, store.codec.decode(labels), store.settings)
+    if problem:
         raise UserError(f"{path}: {problem}; remove the store's folder and run relabel again")
-    return epoch, logits
+    return epoch, labels
 
 
 def out_of_range(epoch: Epoch, logits: Tensor, settings: ViewSettings) -> str | None:
@@ -141,7 +181,7 @@ def manifest_record(dataset: Dataset, settings: ViewSettings, **labels: object) 
 def write_manifest(folder: Path, record: dict, epochs: int) -> None:
     """Close a store: its record and the checksum of every epoch. The manifest's own sha256 is the store's identity."""
     checksums = [sha256_of(epoch_path(folder, epoch)) for epoch in range(epochs)]
-    version = 2 if "tiles" in record["views"] else 1
+    version = 3 if "codec" in record else 2 if "tiles" in record["views"] else 1
     write_json(folder / MANIFEST, {"format_version": version, **record, "epoch_sha256": checksums})
 
 
@@ -153,6 +193,16 @@ class LabelStore(NamedTuple):
     manifest: dict
     checksums: list[str]
     sha256: str
+
+    @property
+    def packing(self) -> Packing:
+        """How its epochs are kept."""
+        return packing_of(self.manifest)
+
+    @property
+    def codec(self) -> Codec:
+        """That of its logits."""
+        return self.packing.codec_for(self.manifest["num_classes"], self.manifest["logits_type"])
 
 
 MANIFEST_SHAPE: Shape = {
@@ -173,6 +223,14 @@ MANIFEST_SHAPE: Shape = {
 }
 
 
+PACKING_SHAPE: Shape = {"codec": str, "top_k": int, "store_draws": bool}
+
+
+def packing_of(manifest: Mapping) -> Packing:
+    """How a manifest says that its epochs are kept."""
+    return Packing(*(manifest[name] for name in PACKING_SHAPE)) if manifest["format_version"] == 3 else PLAIN
+
+
 def open_store(folder: Path, verify: bool = False) -> LabelStore:
     """Open a store and check that every epoch is whole: headers and sizes, or with `verify` every byte.
 
@@ -184,7 +242,8 @@ def open_store(folder: Path, verify: bool = False) -> LabelStore:
     manifest = read_json(path)
     if manifest.get("format_version") not in FORMATS:
         raise UserError(f"{path} has format {manifest.get('format_version')}, this version reads {FORMATS}")
-    check_shape(path, manifest, MANIFEST_SHAPE, "remove the folder and run relabel again")
+    shape = MANIFEST_SHAPE | (PACKING_SHAPE if manifest["format_version"] == 3 else {})
+    check_shape(path, manifest, shape, "remove the folder and run relabel again")
     try:
         settings = ViewSettings(**manifest["views"])
     except TypeError:
@@ -195,9 +254,10 @@ def open_store(folder: Path, verify: bool = False) -> LabelStore:
         raise UserError(
             f"{path} is damaged (its numbers contradict each other): remove the folder and run relabel again"
         )
+    packing = packing_of(manifest)
     for epoch, checksum in enumerate(checksums):
         file = epoch_path(folder, epoch)
-        if not is_whole(file, settings, num_classes, logits_type) or (verify and sha256_of(file) != checksum):
+        if not is_whole(file, settings, num_classes, logits_type, packing) or (verify and sha256_of(file) != checksum):
             raise _damaged(file)
     return LabelStore(folder, settings, manifest, checksums, sha256_of(path))
 

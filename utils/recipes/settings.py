@@ -12,7 +12,18 @@ from typing import Self
 from utils.data.table import Dataset
 from utils.run.errors import UserError
 from utils.run.settings import StageSettings, folder, setting, shaping, younger
-from utils.seams import COMMITTEES, GROUPINGS, LAYOUTS, LOSSES, PROBES, RESIDUALS, SCHEDULES, SELECTORS
+from utils.seams import (
+    CODECS,
+    COMMITTEES,
+    GROUPINGS,
+    LAYOUTS,
+    LOSSES,
+    PROBES,
+    REPLAYS,
+    RESIDUALS,
+    SCHEDULES,
+    SELECTORS,
+)
 
 MANY = (1, 10**6)  # images, classes, iterations, pixels: from 1 up to what nobody needs
 INDEX = (0, 10**6)
@@ -389,7 +400,8 @@ class RelabelSettings(RecipeSettings):
     )
     source: str = setting("offline", SOURCE_HELP, "--pretrained-model-type", switches=ONLINE, choices=SOURCES)
     eval_mode: str = setting("F", "F: batch statistics (BSSL); T: running ones", choices=("T", "F"))
-    epochs: int = setting(300, "epochs to store", within=EPOCHS, group="views")
+    epochs: int = setting(300, "epochs of the training, all of which are stored", within=EPOCHS, group="views")
+    stored_epochs: int | None = setting(None, "store only so many, for another --replay of validate", within=EPOCHS)
     batch_size: int = setting(4, "images a batch", "--batch-size -b", within=(1, 2**15))
     min_scale: float = setting(0.08, "smallest share of the area a crop takes", "--min-scale-crops", within=AREA)
     max_scale: float = setting(1.0, "largest share", "--max-scale-crops", within=AREA)
@@ -401,6 +413,9 @@ class RelabelSettings(RecipeSettings):
     tiles: int = setting(1, "rows and columns of tiles that change places in each view (RDED)", within=(1, 64))
     fkd_seed: int = setting(42, "the order of the images follows from it", "--fkd-seed --fkd_seed", within=SEED)
     use_fp16: bool = setting(False, "store labels in float16 instead of float32")
+    codec: str = setting("dense", "how labels are stored; top_k: the largest logits alone", choices=CODECS)
+    top_k: int | None = setting(None, "logits of a view that --codec top_k keeps", within=MANY)
+    store_draws: bool = setting(True, "store order, crops, flips and mixes too; off: they are drawn again when read")
     verify: bool = setting(False, "read the epochs of a finished store too, and make again what is not right")
     amp: str = setting("auto", "number type of the networks; auto: float32", choices=AMP)
     compile: str = setting("auto", COMPILE_HELP, choices=COMPILE)
@@ -408,6 +423,11 @@ class RelabelSettings(RecipeSettings):
     @property
     def is_fixed(self) -> bool:
         return self.labels in OF_WHOLE_IMAGES
+
+    @property
+    def epochs_kept(self) -> int:
+        """The epochs that the store has."""
+        return self.stored_epochs or self.epochs
 
     def resolved(self) -> Self:
         scores, teachers = len(self.model_weight), len(self.teachers)
@@ -431,6 +451,14 @@ class RelabelSettings(RecipeSettings):
             raise UserError(
                 f"--tiles {self.tiles} does not divide the {self.dataset.size} pixels of {self.dataset_name}"
             )
+        if self.epochs_kept > self.epochs:
+            raise UserError(f"--stored-epochs {self.stored_epochs}: the training has {self.epochs}, name no more")
+        if self.codec == "top_k" and self.top_k is None:
+            raise UserError("--codec top_k: name --top-k, how many logits of a view it keeps")
+        if self.codec != "top_k" and self.top_k is not None:
+            raise UserError(f"--top-k {self.top_k} is of --codec top_k: name it, too")
+        if (self.top_k or 0) > self.dataset.num_classes:
+            raise UserError(f"--top-k {self.top_k}: {self.dataset_name} has {self.dataset.num_classes} classes")
         require_pool(self.source, self.model_pool_dir)
         seed = self.fkd_seed if self.seed is None else self.seed
         return replace(self, seed=seed, weighting="prior" if scores else self.weighting)
@@ -452,7 +480,11 @@ class ValidateSettings(RecipeSettings):
     exp_name: str | None = folder("{results}_ipc{ipc}_{model}{protocol}{draw}", "folder of this run's results")
     workers: int = setting(4, "processes that decode the validation images, once", "--workers -j", within=WORKERS)
     verify: bool = setting(False, "read all labels against their checksums first")
-    epochs: int = shaping(300, "epochs; the store has at least as many", within=EPOCHS, group="training")
+    epochs: int = shaping(
+        300, "epochs; the store has at least as many, but for another --replay", within=EPOCHS, group="training"
+    )
+    replay: str = younger("in_order", "what the epochs show of a store with fewer", choices=REPLAYS)
+    fresh_share: float = younger(0.5, "epochs of fresh views in soft_hard_soft and mixed, share of all", within=SHARE)
     batch_size: int = shaping(16, "images a batch: that of the store", within=(1, 2**15))
     accumulation: int = shaping(
         1, "micro-batches a batch is cut in", "--gradient-accumulation-steps", within=(1, 2**15)
@@ -512,11 +544,21 @@ class ValidateSettings(RecipeSettings):
                 f"--augment {self.augmentation}: labels of views are for the stored views alone; take one of --labels "
                 f"{' '.join(OF_WHOLE_IMAGES)}"
             )
+        reads = loss_reads(self.loss)
+        if getattr(REPLAYS[self.replay], "has_fresh_views", False) and reads != "probabilities":
+            raise UserError(
+                f"--replay {self.replay} labels fresh views by probabilities: --loss {self.loss} reads {reads}"
+            )
         if len(set(self.seed)) != len(self.seed):
             raise UserError(f"--seed {' '.join(map(str, self.seed))}: each seed once")
         if "@" in self.model:
             raise UserError(f"--model {self.model}: a student learns for --epochs; @ is of teachers")
         return replace(self, method=self.method or self.images or self.recipe or self.exp_name)
+
+
+def loss_reads(loss: str) -> str:
+    """What a loss reads of a label: probabilities, logits or classes."""
+    return getattr(LOSSES[loss], "reads", "probabilities")
 
 
 def require_class_range(start: int, end: int, dataset: Dataset) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils import recipes
-from utils.fkd.losses import Target, distillation_loss, kl, label_weights
+from utils.fkd.losses import Target, best_temperature, distillation_loss, kl, label_weights, temperature_at
 from utils.seams import LOSSES
 
 
@@ -75,6 +75,61 @@ def test_cosine_is_of_all_rows_and_of_directions_alone(world):
         expected += (1 - inner / math.hypot(*mine) / math.hypot(*aim)) / 8
     assert found.item() == pytest.approx(expected, rel=1e-4)
     torch.testing.assert_close(loss(7 * student, Target(3 * teacher, hard, epoch=0, batch=8)), found)
+
+
+def test_labels_with_a_temperature_of_their_own_are_read_at_that(world):
+    settings = recipes.parse("validate", world.validate("-T", "7"))
+    student, teacher = torch.randn(2, 6, 10)
+    target = Target(teacher, torch.arange(6), epoch=3, batch=8, temperature=2.0)
+    plain = distillation_loss(student, teacher, 2.0, 8).item()
+    assert LOSSES["kl"](settings)(student, target).item() == plain
+    assert LOSSES["kl_squared"](settings)(student, target).item() == pytest.approx(4 * plain)
+    assert LOSSES["lpqld"](settings)(student, target).item() == plain
+
+
+def test_lpqlds_temperature_falls_as_published(world):
+    """20, 14, 9.8, ... from the epochs 1, 30, 60, ... of 300 on, and 2 from 210; a training of 20 has it alike."""
+    settings = recipes.parse("validate", world.validate("-T", "20", "--loss", "lpqld", "--epochs", "300"))
+    expected = {
+        1: 20,
+        29: 20,
+        30: 14,
+        60: 9.8,
+        90: 6.86,
+        120: 4.802,
+        150: 3.3614,
+        180: 2.35298,
+        209: 2.35298,
+        210: 2,
+        300: 2,
+    }
+    assert [temperature_at(settings, e - 1) for e in expected] == pytest.approx([*expected.values()])
+    short = recipes.parse("validate", world.validate("-T", "20", "--loss", "lpqld", "--epochs", "20"))
+    assert [temperature_at(short, e) for e in range(4)] == pytest.approx([20, 14, 14, 9.8])
+    assert temperature_at(recipes.parse("validate", world.validate("-T", "20")), 200) == 20
+
+
+def test_lpqlds_student_has_a_temperature_of_its_own(world):
+    settings = recipes.parse("validate", world.validate("-T", "20", "--loss", "lpqld", "--epochs", "300"))
+    loss = LOSSES["lpqld"](settings)
+    teacher = 20 * torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+    target = Target(teacher, torch.arange(8), epoch=0, batch=8)
+    student = 0.37 * teacher / 20
+    soft, log_own = torch.softmax(teacher / 20, dim=1), torch.log_softmax(student, dim=1)
+    assert loss(student, target).item() == pytest.approx((soft * (soft.log() - log_own)).sum().item() / 8, rel=1e-4)
+    assert loss.end_epoch() == {"student_temperature": 0.37}  # at which it says just the same
+    assert loss(student, target).item() == pytest.approx(0.0, abs=1e-6)
+    again = LOSSES["lpqld"](settings)
+    again.go_on({"student_temperature": 0.37})
+    assert again(student, target).item() == loss(student, target).item()
+    loss(student, target._replace(temperature=1.0))
+    assert loss.end_epoch() == {"student_temperature": 0.37}
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.001, 0.01), (0.5, 0.5), (3.0, 1.0)])
+def test_the_students_temperature_stays_in_its_range(scale, expected):
+    teacher = 4 * torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+    assert best_temperature(scale * teacher / 4, teacher, 4.0) == expected
 
 
 def test_the_loss_is_zero_where_the_student_says_the_same():

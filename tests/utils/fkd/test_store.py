@@ -11,6 +11,7 @@ import torch
 from tests.views import VIEWS
 from utils.data.table import get_dataset
 from utils.fkd import store as fkd
+from utils.fkd.codec import PLAIN, Packing
 from utils.fkd.views import draw_epoch
 from utils.run.errors import UserError
 from utils.run.files import sha256_of, write_safetensors
@@ -26,25 +27,26 @@ def logits_of(number, settings=SETTINGS):
     return torch.randn(settings.images, 10, generator=generator_for("logits", number)).half()
 
 
-def close_store(folder, settings=SETTINGS):
+def close_store(folder, settings=SETTINGS, packing=PLAIN, **others):
     """Write the manifest of the epochs that are there."""
     labels = {"ipc": 2, "batch_statistics": True, "logits_type": "float16", "images_sha256": "0" * 64}
     labels["teachers"] = [{"name": "ResNet18", "sha256": "1" * 64, "weight": 1.0}]
+    labels |= {**packing.as_record(), **others}
     fkd.write_manifest(folder, fkd.manifest_record(FASHION, settings, **labels), settings.epochs)
 
 
-def write_store(folder, settings=SETTINGS):
+def write_store(folder, settings=SETTINGS, packing=PLAIN, **others):
     for number in range(settings.epochs):
-        fkd.write_epoch(folder, number, draw_epoch(settings, number), logits_of(number, settings))
-    close_store(folder, settings)
+        fkd.write_epoch(folder, number, draw_epoch(settings, number), logits_of(number, settings), packing)
+    close_store(folder, settings, packing, **others)
 
 
 def is_whole(path, settings=SETTINGS, num_classes=10, logits_type="float16"):
     return fkd.is_whole(path, settings, num_classes, logits_type)
 
 
-def is_right(path, number=1, settings=SETTINGS):
-    return bool(fkd.is_right(path, number, settings, 10, "float16"))
+def is_right(path, number=1, settings=SETTINGS, packing=PLAIN):
+    return bool(fkd.is_right(path, number, settings, 10, "float16", packing))
 
 
 def flip_a_bit(path, place=-1):
@@ -131,6 +133,80 @@ def test_a_store_of_format_1_from_before_checksums_is_read(tmp_path):
     assert epoch.tile_order is None
     assert torch.equal(logits, logits_of(0))
     assert is_right(fkd.epoch_path(tmp_path, 0), 0)
+
+
+# Stores that keep their epochs in another way
+
+PACKINGS = {
+    "no draws": Packing(store_draws=False),
+    "largest": Packing("top_k", 3),
+    "largest, no draws": Packing("top_k", 3, store_draws=False),
+}
+
+
+@pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
+@pytest.mark.parametrize("settings", [SETTINGS, TILED], ids=["plain", "tiles"])
+def test_a_packed_store_is_read_as_a_plain_one(tmp_path, settings, packing):
+    write_store(tmp_path, settings, packing)
+    store = fkd.open_store(tmp_path, verify=True)
+    assert (store.manifest["format_version"], store.packing) == (3, packing)
+    for number in range(2):
+        path = fkd.epoch_path(tmp_path, number)
+        assert fkd.is_whole(path, settings, 10, "float16", packing) and not is_whole(path, settings)
+        assert is_right(path, number, settings, packing) and not is_right(path, 1 - number, settings, packing)
+        epoch, logits = fkd.read_epoch(store, number)
+        expected = draw_epoch(settings, number).tensors()
+        assert epoch.tensors().keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in epoch.tensors().items())
+        wanted = logits_of(number).float()
+        largest = wanted >= wanted.topk(3, dim=1).values[:, 2:]
+        assert torch.equal(logits[largest], logits_of(number)[largest].to(logits.dtype))
+        assert (packing.codec == "dense" and torch.equal(logits, logits_of(number))) or (logits[~largest] < -1e6).all()
+
+
+@pytest.mark.parametrize(("packing", "a_view"), [*zip(PACKINGS.values(), (20, 9 + 17, 9), strict=True)], ids=PACKINGS)
+def test_a_packed_view_costs_its_label_and_what_is_stored_of_its_draws(tmp_path, packing, a_view):
+    """10 logits of 2 bytes, or 3 with a class of one byte each; 17 bytes of draws, and 12 a batch."""
+    settings = replace(SETTINGS, images=4000, batch_size=8, epochs=1)
+    fkd.write_epoch(tmp_path, 0, draw_epoch(settings, 0), logits_of(0, settings), packing)
+    size = fkd.epoch_path(tmp_path, 0).stat().st_size
+    exact = 4000 * a_view + (500 * 12 if packing.store_draws else 0)
+    assert exact < size < exact + 1000
+    assert size <= fkd.epochs_output(1, settings, 10, "float16", packing).size <= size + 4096 + 4000 * 2
+
+
+def test_draws_that_this_pytorch_draws_otherwise_are_refused(tmp_path, monkeypatch):
+    packing = Packing(store_draws=False)
+    write_store(tmp_path, SETTINGS, packing)
+    store = fkd.open_store(tmp_path)
+    monkeypatch.setattr(fkd, "draw_epoch", lambda settings, number: draw_epoch(replace(settings, seed=43), number))
+    with pytest.raises(UserError, match=r"epoch_00001\.safetensors: the views .* are not stored, and PyTorch .* draws"):
+        fkd.read_epoch(store, 1)
+    assert not is_right(fkd.epoch_path(tmp_path, 1), packing=packing)
+
+
+@pytest.mark.parametrize("classes", [[0, 0, 1], [0, 1, 10], [255, 2, 3]])
+def test_classes_of_a_label_that_cannot_be_are_named(tmp_path, classes):
+    packing = Packing("top_k", 3)
+    write_store(tmp_path, SETTINGS, packing)
+    path = fkd.epoch_path(tmp_path, 1)
+    tensors = safetensors.torch.load_file(path)
+    tensors["top_classes"][5] = torch.tensor(classes, dtype=torch.uint8)
+    write_safetensors(path, tensors, {"sha256": fkd.digest_of(tensors)})  # with its draws
+    close_store(tmp_path, SETTINGS, packing)
+    assert not is_right(path, packing=packing)
+    with pytest.raises(UserError, match=r"epoch_00001\.safetensors: a class of a soft label is none, or there twice"):
+        fkd.read_epoch(fkd.open_store(tmp_path), 1)
+
+
+@pytest.mark.parametrize("change", [{"codec": 3}, {"top_k": None}, {"store_draws": 1}, {"codec": "zip"}])
+def test_a_manifest_of_format_3_says_how_epochs_are_kept(tmp_path, change):
+    write_store(tmp_path, SETTINGS, Packing("top_k", 3))
+    path = tmp_path / fkd.MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    message = "unknown codec 'zip'; there are: dense top_k" if change == {"codec": "zip"} else "is damaged"
+    with pytest.raises(UserError, match=message):
+        fkd.open_store(tmp_path)
 
 
 # Whole and right
@@ -346,7 +422,7 @@ def test_another_format_or_a_damaged_manifest_is_named(tmp_path):
     manifest = tmp_path / fkd.MANIFEST
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "format_version": 99}))
-    with pytest.raises(UserError, match=r"has format 99, this version reads \(1, 2\)"):
+    with pytest.raises(UserError, match=r"has format 99, this version reads \(1, 2, 3\)"):
         fkd.open_store(tmp_path)
     manifest.write_text(json.dumps({**content, "views": {}}))
     with pytest.raises(UserError, match=r"is damaged \(no images\): remove the folder and run relabel again"):

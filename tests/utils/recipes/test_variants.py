@@ -31,6 +31,9 @@ def placed(stage, method, **others):
         ("teachers=timm:resnet18,ResNet18@3", dict.fromkeys(("recover", "relabel"), TEACHERS)),
         ("selector=hard", {"patches": {"selector": "hard"}, "recover": {"selector": "hard"}}),
         ("temperature=4:schedule=step", {"validate": {"temperature": 4.0, "schedule": "step"}}),
+        ("stored_epochs=2:store_draws=off", {"relabel": {"stored_epochs": 2, "store_draws": False}}),
+        ("codec=top_k:top_k=5", {"relabel": {"codec": "top_k", "top_k": 5}}),
+        ("replay=mixed:fresh_share=0.9", {"validate": {"replay": "mixed", "fresh_share": 0.9}}),
         ("epochs=7", {"relabel": {"epochs": 7}, "validate": {"epochs": 7}}),
     ],
 )  # fmt: skip
@@ -115,3 +118,14 @@ def test_names_of_files_have_no_colon():
     assert name_in(method, ("recover",)) == "fadrm+_teachers=timm_resnet18,ResNet18"
     name, (change,) = changes_of(method)
     assert name == "fadrm+" and change.value == ("timm:resnet18", "ResNet18")
+
+
+def test_label_stores_are_named_by_what_is_stored_and_results_by_what_is_shown_too():
+    """Two replays of one store share it, and all share the images."""
+    few = "fadrm+:stored_epochs=2:store_draws=off"
+    for replay in ("pool", "mixed"):
+        its = placed("validate", f"{few}:replay={replay}", student="ResNet18")
+        assert its.fkd_path.name == "fadrm+_stored_epochs=2_store_draws=off_bs16_ipc10"
+        assert its.exp_name == f"fadrm+_stored_epochs=2_store_draws=off_replay={replay}_ipc10_ResNet18"
+        assert its.original_data_path == placed("validate", "fadrm+").original_data_path
+    assert placed("validate", "fadrm+:replay=pool").fkd_path == placed("validate", "fadrm+").fkd_path
