@@ -156,15 +156,17 @@ def with_priors(settings: RecoverSettings) -> RecoverSettings:
 def require_watched_layers(
     settings: RecoverSettings, plan: Plan, loaded: Mapping[str, Teacher], dataset: Dataset
 ) -> None:
-    """UserError where statistics are to be matched and no teacher has a layer that the probe watches, or, where it
-    needs real images, one has none; says which are asked for the rest of the loss alone, as AlexNet is in FADRM+."""
+    """UserError where statistics are to be matched and no teacher has a layer that the probe watches, or one has none
+    where targets are of real images or the loss has nothing else; says which are asked for the rest of the loss alone,
+    as AlexNet is in FADRM+."""
     share, _ = plan.terms.get("r_bn", (0, None))
     if not settings.probes_real_images and not (share and plan.iterations):
         return
     probe = PROBES[settings.probe]
     probe = probe(dataset.size) if settings.probes_real_images else probe()
     without = [name for name, its in loaded.items() if not running_order(its.module, probe, dataset.size)]
-    needs_all = settings.probes_real_images or settings.is_grouped
+    nothing_else = {name for name, (share, _) in plan.terms.items() if share} == {"r_bn"}
+    needs_all = settings.probes_real_images or settings.is_grouped or nothing_else
     if without and (needs_all or len(without) == len(loaded)):
         raise UserError(
             f"{', '.join(without)}: no layer that --probe {settings.probe} watches, so there are no statistics to "

@@ -17,7 +17,7 @@ from PIL import Image
 from models.checkpoints import load_network, save_state
 from models.registry import build_network
 from models.teachers import write_record
-from recover import make_patches, recover
+from recover import choose_images, make_patches, recover
 from recover.augmentation import sample_batch_augmentations
 from recover.batches import Batch, valid_range_of
 from recover.optimise import Plan, Stage, recover_batch
@@ -27,7 +27,7 @@ from tests.plain import PlainMatchedTeacher, plain_augmentation
 from utils import recipes
 from utils.bn_matching.matching import MatchedTeacher
 from utils.bn_matching.probes import BatchNormInput
-from utils.data.distilled import distilled_path
+from utils.data.distilled import distilled_path, read_distilled
 from utils.data.images import normalise
 from utils.data.table import get_dataset
 from utils.recipes import fadrm
@@ -38,7 +38,7 @@ from utils.seams import COMMITTEES, LAYOUTS, RESIDUALS, TERMS
 from validate import validate
 
 FASHION, CIFAR = get_dataset("fashion_mnist"), get_dataset("cifar100")
-METHODS = ("fadrm", "fadrm+", "rded", "sre2l++", "cv-dd", "g-vbsm", "edc")
+METHODS = ("fadrm", "fadrm+", "fadrm++", "rded", "sre2l++", "cv-dd", "g-vbsm", "edc")
 
 
 @pytest.fixture
@@ -77,6 +77,7 @@ def through_all_stages(method, *recover_flags):
 SHORT = {
     "fadrm": ("--optimization-budgets", "2", "2", "2", "2"),
     "fadrm+": ("--optimization-budgets", "2", "2", "2", "2"),
+    "fadrm++": ("--optimization-budgets", "2", "2", "2", "2"),
     "rded": (),
     "sre2l++": ("--optimization-budgets", "4"),
     "cv-dd": ("--optimization-budgets", "4"),
@@ -119,6 +120,33 @@ def test_what_g_vbsm_and_edc_are_made_of():
     assert edc.terms == ("cross_entropy", "r_bn") and edc.drop_layers == edc.jitter == 0
     patches = [recipes.recipe_of(CIFAR, name, 10).patches for name in ("rded", "edc")]
     assert patches[0] == patches[1] and edc.patch_dir == patches[0].patch_dir
+
+
+# fadrm++
+
+
+def test_fadrm_plus_plus_is_fadrm_plus_without_cross_entropy_from_images_that_cover_their_class():
+    for name, ipc in (("cifar100", 10), ("imagewoof", 50), ("fashion_mnist", 1)):
+        plus, ours = (recipes.recipe_of(get_dataset(name), method, ipc) for method in ("fadrm+", "fadrm++"))
+        own = {"terms": ("r_bn",), "r_bn": 1.0, "lr": 2 * plus.recover.lr}
+        if ipc > 1:
+            own |= {"selector": "coverage", "patch_dir": ours.patches.patch_dir, "max_images": 10**6}
+            assert str(ours.patches.patch_dir).endswith("/fadrm++")
+            own |= {"crop_area": (1.0, 1.0), "num_crops": 1} if get_dataset(name).size <= 64 else {}
+        assert ours == plus.set(**own)
+    first = recipes.recipe_of(get_dataset("imagenet1k"), "fadrm++", 1).recover
+    assert "AlexNet" not in first.teachers and (first.ipc_start, first.ipc_end) == (0, 1)
+
+
+def test_fadrm_plus_plus_starts_from_what_coverage_chooses(folders):
+    """Of two training images a class both: the one that stands for more comes first."""
+    folder, _, _ = through_all_stages("fadrm++", "--optimization-budgets", "1", "1", "1", "1", "--lr", "1e-6")
+    chosen = folders / "generated_data" / "syn_data" / "fashion_mnist"
+    choose_images.main(["--dataset-name", "fashion_mnist", "--ipc", "2", "--selector", "coverage", "--device", "cpu"])
+    images, labels, _ = read_distilled(folder, FASHION)
+    real, its_labels, _ = read_distilled(chosen / "coverage_ipc2", FASHION)
+    assert torch.equal(labels, its_labels)
+    assert (images.float() - real.float()).abs().mean() < 2  # what JPEG does to a patch
 
 
 # rded
