@@ -30,6 +30,7 @@ PLANNED = (("cifar100", 10), ("cifar100", 50), ("imagenet1k", 10), ("imagenet1k"
 PACKINGS = {
     "dense": Packing(),
     "dense, no draws": Packing(store_draws=False),
+    "four_bits, no draws": Packing("four_bits", store_draws=False),
     "top_k=50, no draws": Packing("top_k", 50, store_draws=False),
     "top_k=10, no draws": Packing("top_k", 10, store_draws=False),
 }

@@ -413,7 +413,9 @@ class RelabelSettings(RecipeSettings):
     tiles: int = setting(1, "rows and columns of tiles that change places in each view (RDED)", within=(1, 64))
     fkd_seed: int = setting(42, "the order of the images follows from it", "--fkd-seed --fkd_seed", within=SEED)
     use_fp16: bool = setting(False, "store labels in float16 instead of float32")
-    codec: str = setting("dense", "how labels are stored; top_k: the largest logits alone", choices=CODECS)
+    codec: str = setting(
+        "dense", "how labels are stored; top_k: the largest logits; four_bits: all, roughly", choices=CODECS
+    )
     top_k: int | None = setting(None, "logits of a view that --codec top_k keeps", within=MANY)
     store_draws: bool = setting(True, "store order, crops, flips and mixes too; off: they are drawn again when read")
     verify: bool = setting(False, "read the epochs of a finished store too, and make again what is not right")

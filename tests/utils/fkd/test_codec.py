@@ -57,3 +57,28 @@ def test_what_is_left_out_has_no_probability_at_all():
     for temperature in (1e-12, 1.0, 20.0, 1e6):
         soft = torch.softmax(decoded(torch.randn(4, 10), 2) / temperature, dim=1)
         assert (soft > 0).sum(dim=1).max() <= 2 and soft.sum(dim=1).tolist() == pytest.approx([1.0] * 4)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 10])
+def test_four_bits_are_the_nearest_of_sixteen_even_steps(classes):
+    codec = Packing("four_bits").codec_for(classes, "float16")
+    logits = (9 * torch.randn(6, classes, generator=torch.Generator().manual_seed(0))).half()
+    logits[3] = 2.5  # all alike
+    tensors = codec.encode(logits)
+    assert tensors["steps"].shape == (6, (classes + 1) // 2) and tensors["steps"].dtype == torch.uint8
+    found = codec.decode(tensors)
+    for view, its in zip(logits.double().tolist(), found.tolist(), strict=True):
+        low, high = min(view), max(view)
+        levels = [low + (high - low) * step / 15 for step in range(16)]
+        nearest = [min(levels, key=lambda level, value=value: abs(level - value)) for value in view]
+        assert its == pytest.approx(nearest, abs=(high - low) / 100 + 1e-6)
+    assert codec.problem(tensors) is None
+    tensors["range"] = tensors["range"].flip(1)
+    assert codec.problem(tensors) == "the range of a soft label is reversed"
+
+
+def test_a_store_of_four_bits_has_what_it_should(tmp_path):
+    codec = Packing("four_bits").codec_for(10, "float16")
+    tensors = codec.encode(torch.randn(3, 10).half())
+    kinds = {torch.uint8: "U8", torch.float16: "F16"}
+    assert codec.expected(3) == {name: (kinds[each.dtype], list(each.shape)) for name, each in tensors.items()}

@@ -141,6 +141,7 @@ PACKINGS = {
     "no draws": Packing(store_draws=False),
     "largest": Packing("top_k", 3),
     "largest, no draws": Packing("top_k", 3, store_draws=False),
+    "four bits, no draws": Packing("four_bits", store_draws=False),
 }
 
 
@@ -159,14 +160,21 @@ def test_a_packed_store_is_read_as_a_plain_one(tmp_path, settings, packing):
         assert epoch.tensors().keys() == expected.keys()
         assert all(torch.equal(tensor, expected[name]) for name, tensor in epoch.tensors().items())
         wanted = logits_of(number).float()
+        if packing.codec == "four_bits":
+            spread = wanted.amax(dim=1, keepdim=True) - wanted.amin(dim=1, keepdim=True)
+            assert ((logits - wanted).abs() <= 0.034 * spread).all()
+            continue
         largest = wanted >= wanted.topk(3, dim=1).values[:, 2:]
         assert torch.equal(logits[largest], logits_of(number)[largest].to(logits.dtype))
         assert (packing.codec == "dense" and torch.equal(logits, logits_of(number))) or (logits[~largest] < -1e6).all()
 
 
-@pytest.mark.parametrize(("packing", "a_view"), [*zip(PACKINGS.values(), (20, 9 + 17, 9), strict=True)], ids=PACKINGS)
+@pytest.mark.parametrize(
+    ("packing", "a_view"), [*zip(PACKINGS.values(), (20, 9 + 17, 9, 9), strict=True)], ids=PACKINGS
+)
 def test_a_packed_view_costs_its_label_and_what_is_stored_of_its_draws(tmp_path, packing, a_view):
-    """10 logits of 2 bytes, or 3 with a class of one byte each; 17 bytes of draws, and 12 a batch."""
+    """10 logits of 2 bytes, 3 with a class of one byte each, or 10 of half a byte and their range in 4; 17 bytes of
+    draws, and 12 a batch."""
     settings = replace(SETTINGS, images=4000, batch_size=8, epochs=1)
     fkd.write_epoch(tmp_path, 0, draw_epoch(settings, 0), logits_of(0, settings), packing)
     size = fkd.epoch_path(tmp_path, 0).stat().st_size
@@ -204,7 +212,7 @@ def test_a_manifest_of_format_3_says_how_epochs_are_kept(tmp_path, change):
     write_store(tmp_path, SETTINGS, Packing("top_k", 3))
     path = tmp_path / fkd.MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    message = "unknown codec 'zip'; there are: dense top_k" if change == {"codec": "zip"} else "is damaged"
+    message = "unknown codec 'zip'; there are: dense top_k four_bits" if change == {"codec": "zip"} else "is damaged"
     with pytest.raises(UserError, match=message):
         fkd.open_store(tmp_path)
 
