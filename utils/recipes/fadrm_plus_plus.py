@@ -1,9 +1,8 @@
 """FADRM++: FADRM+ from images that cover their class, optimised for statistics alone. This project's own.
 
 As FADRM+, but the loss has no cross-entropy (the labels are in the images from the start, and what the teachers'
-classifiers add to the pixels is of these teachers alone), the rate is twice as high, and with more than one image a
-class these are chosen to stand for all of its images (greedy facility location on the observer's features), whole
-images up to 64 pixels.
+classifiers add to the pixels is of these teachers alone), and with more than one image a class these are chosen to
+stand for all of its images (greedy facility location on the observer's features), whole images up to 64 pixels.
 
     bash run.sh cifar100 fadrm++ 10 ResNet18
     bash run.sh cifar100 fadrm++:budgets=125,125,125,125 10 ResNet18     # a quarter of the time
@@ -27,7 +26,7 @@ def recipe(dataset: Dataset, ipc: int) -> Recipe:
     settings = fadrm_plus.recipe(dataset, ipc)
     if dataset.name == "imagenet1k":  # at IPC 1 it has AlexNet, which has no statistics to match, and the second patch
         settings = settings.set(teachers=fadrm_plus.TEACHERS, ipc_start=0, ipc_end=ipc)
-    settings = settings.set(terms=("r_bn",), r_bn=1.0, lr=2 * settings.recover.lr)
+    settings = settings.set(terms=("r_bn",), r_bn=1.0)
     if ipc == 1:  # one image covers little, and is better an easy one
         return settings
     if dataset.size <= 64:
