@@ -190,7 +190,8 @@ def aims_of(settings: RecoverSettings, teachers: Sequence[Teacher], images: Real
     counts, digest = torch.bincount(cell_of, minlength=cells), hashlib.sha256(cell_of.numpy()).hexdigest()
     targets, channels = {}, {}
     for teacher in teachers:
-        sums = kept(settings, teacher, images, "groups", partial(sums_of, groups=cell_of, count=cells), of=digest)
+        make = partial(sums_of, groups=cell_of, count=cells)
+        sums = kept(settings, teacher, images, "groups", make, of=digest, count=cells)
         pooled = group_targets(Moments(sums["mean"], sums["square"]), counts, settings.group_prior)
         targets[teacher.name] = pooled.float()
         channels[teacher.name] = SingleImages(teacher.module, images.dataset.size).channels

@@ -102,6 +102,14 @@ def test_a_pass_over_the_images_is_made_once(settings, teacher, images, monkeypa
     assert torch.equal(by_likeness(settings, [teacher], images), first)
 
 
+def test_sums_of_other_numbers_of_groups_do_not_take_each_others_place(settings, teacher, images):
+    """Of two images a class, three groups of which one is empty have the members of two groups."""
+    few = RecoverSettings(**{**vars(settings), "group_by": "difficulty"})
+    many = RecoverSettings(**{**vars(few), "ipc": 3})
+    assert torch.equal(by_difficulty(few, [teacher], images), by_difficulty(many, [teacher], images))
+    assert [len(aims_of(its, [teacher], images).targets["ShuffleNetV2"]) for its in (few, many)] == [2, 3]
+
+
 def test_features_are_of_length_one():
     assert features_of(torch.nn.Conv2d(3, 4, 1), torch.zeros(1, 3, 2, 2)) is None
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
