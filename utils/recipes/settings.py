@@ -357,6 +357,11 @@ class RecoverSettings(RecipeSettings):
             raise UserError("--group-by likeness is likeness to patches: take --initialisation-method Patches")
         if sizes and self.late_starts > len(sizes):
             raise UserError(f"--late-starts {self.late_starts}: there are {len(sizes)} stages to begin with")
+        if self.late_starts > 1 and (self.store_stages or self.measure_every):
+            raise UserError(
+                f"--late-starts {self.late_starts} leaves some images fewer stages than others: --store-stages and "
+                f"--measure-every are for all alike, leave them out"
+            )
         if "paired" in [word.partition("=")[0] for word in self.terms] and self.is_smoothed:
             raise UserError("--terms paired is for teachers whose statistics are not smoothed: leave one of them out")
         if self.is_smoothed and self.compile == "on":
