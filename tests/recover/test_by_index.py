@@ -166,6 +166,15 @@ def test_what_cannot_be_together(world, refusal, words, message):
     assert re.search(message, line), line
 
 
+@pytest.mark.parametrize("words", ["--group-by likeness", "--terms r_bn paired"])
+def test_patches_have_to_be_somewhere(world, refusal, words):
+    """From noise, where --alpha 1 merges none, no run asks for patches but these."""
+    flags = world.recover("--train-dir", str(world.val), *words.split(), "--alpha", "1")
+    flags = [*flags[: flags.index("--patch-dir")], *flags[flags.index("--patch-dir") + 2 :]]
+    line = refusal(recover.main, [*flags, "--initialisation-method", "Gaussian"])
+    assert re.search("--(group-by likeness|terms paired) .* patches: name --patch-dir, and start from Patches", line)
+
+
 def test_real_images_have_to_be_somewhere(world, refusal):
     assert "--group-by difficulty looks at real images: name --train-dir" in refusal(
         recover.main, world.recover("--group-by", "difficulty")

@@ -353,8 +353,8 @@ class RecoverSettings(RecipeSettings):
             )
         if (self.is_grouped or self.late_starts > 1) and self.layout != "one_per_class":
             raise UserError("--group-by and --late-starts go by image index: take --layout one_per_class")
-        if self.group_by == "likeness" and not self.uses_patches:
-            raise UserError("--group-by likeness is likeness to patches: take --initialisation-method Patches")
+        if self.group_by == "likeness" and self.patch_dir is None:
+            raise UserError("--group-by likeness is likeness to patches: name --patch-dir, and start from Patches")
         if sizes and self.late_starts > len(sizes):
             raise UserError(f"--late-starts {self.late_starts}: there are {len(sizes)} stages to begin with")
         if self.late_starts > 1 and (self.store_stages or self.measure_every):
