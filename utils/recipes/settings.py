@@ -23,6 +23,7 @@ from utils.seams import (
     RESIDUALS,
     SCHEDULES,
     SELECTORS,
+    TERMS,
 )
 
 MANY = (1, 10**6)  # images, classes, iterations, pixels: from 1 up to what nobody needs
@@ -317,6 +318,11 @@ class RecoverSettings(RecipeSettings):
         return self.probes_real_images or self.retrieves or self.is_grouped
 
     @property
+    def takes_map(self) -> bool:
+        """Whether a term of the loss is of what enters a teacher's middle layer."""
+        return any(getattr(TERMS[word.partition("=")[0]], "of_map", False) for word in self.terms)
+
+    @property
     def is_smoothed(self) -> bool:
         return bool(self.smoothing or self.drop_layers or self.class_share)
 
@@ -362,7 +368,7 @@ class RecoverSettings(RecipeSettings):
                 f"--late-starts {self.late_starts} leaves some images fewer stages than others: --store-stages and "
                 f"--measure-every are for all alike, leave them out"
             )
-        if "paired" in [word.partition("=")[0] for word in self.terms] and self.is_smoothed:
+        if self.takes_map and self.is_smoothed:
             raise UserError("--terms paired is for teachers whose statistics are not smoothed: leave one of them out")
         if self.is_smoothed and self.compile == "on":
             raise UserError("--compile on: teachers whose statistics are smoothed are not compiled; leave it out")
