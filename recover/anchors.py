@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.checkpoints import Teacher
-from recover.batches import Batch, images_per_class
+from recover.batches import Batch
 from recover.by_index import RealImages, batches_of, features_of, kept
 from utils.data.images import load_test_images, normalise
 from utils.patches.features import features_of as features_of_batch
@@ -31,7 +31,7 @@ class Bank:
     have become. UserError for a class with fewer training images than are distilled."""
 
     def __init__(self, settings: RecoverSettings, teacher: Teacher, images: RealImages) -> None:
-        self.ipc, self.images = images_per_class(settings), images
+        self.ipc, self.images = settings.images_per_class, images
         self.network = copy.deepcopy(teacher.module)  # matching changes the teacher's own layers
         self.features = kept(settings, teacher, images, "features", features_of)["features"]
         self.roughness = kept(settings, teacher, images, "roughness", roughness_of)["roughness"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.checkpoints import Teacher
-from recover.batches import Batch, images_per_class
+from recover.batches import Batch
 from utils.bn_matching.single import Moments, SingleImages, group_targets
 from utils.data.images import list_images, load_test_images, normalise
 from utils.data.table import Dataset
@@ -124,7 +124,7 @@ def all_alike(settings: RecoverSettings, teachers: Sequence[Teacher], images: Re
 def by_difficulty(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Tensor:
     """Each class cut in groups of nearly one size, from what is nearest to the teachers' statistics to what is
     farthest (PSM); several teachers agree on the mean of their ranks."""
-    ipc = images_per_class(settings)
+    ipc = settings.images_per_class
     groups = torch.empty(len(images.paths), dtype=torch.int64)
     scores = [kept(settings, each, images, "difficulty", difficulty_of)["difficulty"] for each in teachers]
     for label in images.labels.unique():
@@ -143,7 +143,7 @@ def ranks_of(scores: Tensor) -> Tensor:
 def by_likeness(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Tensor:
     """Each image counts for the patch of its class that it is most like, by the cosine of the first teacher's
     features."""
-    ipc, first = images_per_class(settings), teachers[0]
+    ipc, first = settings.images_per_class, teachers[0]
     features = kept(settings, first, images, "features", features_of)["features"].float()
     device = next(first.module.parameters()).device
     groups = torch.empty(len(images.paths), dtype=torch.int64)
@@ -183,7 +183,7 @@ def aims_of(settings: RecoverSettings, teachers: Sequence[Teacher], images: Real
     """The teachers' statistics of each of the groups that --group-by makes, class by class where the probe is of single
     images."""
     groups = GROUPINGS[settings.group_by](settings, teachers, images)
-    count = 1 if settings.group_by == "all" else images_per_class(settings)
+    count = 1 if settings.group_by == "all" else settings.images_per_class
     cells, cell_of = count, groups
     if settings.probes_single_images:
         cells, cell_of = count * images.dataset.num_classes, images.labels * count + groups

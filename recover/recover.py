@@ -220,8 +220,8 @@ def look_at_training_images(
 
 def plan_for(batch: Batch, plan: Plan, settings: RecoverSettings) -> Plan:
     """The plan of a batch: of `late_starts` groups of image indices each begins a stage after the one before."""
-    place = batch.members[0][1] % batches.images_per_class(settings)
-    return plan.from_stage(place * settings.late_starts // batches.images_per_class(settings))
+    place = batch.members[0][1] % settings.images_per_class
+    return plan.from_stage(place * settings.late_starts // settings.images_per_class)
 
 
 def match_teacher(settings: RecoverSettings, teacher: Teacher, dataset: Dataset, real: Real | None) -> MatchedTeacher:

@@ -153,6 +153,7 @@ def test_each_way_changes_images_and_goes_on_after_a_stop(world, contents, way):
         ("--group-by likeness --smoothing 0.5", "--group-by and --probe image_input are of BatchNorms' inputs"),
         ("--group-by difficulty --layout class_major", "go by image index: take --layout one_per_class"),
         ("--late-starts 3", "--late-starts 3: there are 2 stages to begin with"),
+        ("--group-by likeness --ipc-start 1 --ipc-end 3", "--ipc-end 3 goes beyond 2 images a class: name --ipc"),
         ("--late-starts 2 --store-stages", "--store-stages and --measure-every are for all alike"),
         ("--late-starts 2 --measure-every 2", "--late-starts 2 leaves some images fewer stages than others"),
         ("--probe image_input --batch-size 4", "--batch-size 4 does not divide the 10 classes of fashion_mnist"),

@@ -296,6 +296,11 @@ class RecoverSettings(RecipeSettings):
         return self.start == "Patches" or self.residual != "none"
 
     @property
+    def images_per_class(self) -> int:
+        """Of the whole set, of which a run may make a part."""
+        return self.ipc or self.ipc_end - self.ipc_start
+
+    @property
     def probes_real_images(self) -> bool:
         """Whether the probe's targets are what teachers see of real images."""
         return getattr(PROBES[self.probe], "of_real_images", False)
@@ -361,6 +366,11 @@ class RecoverSettings(RecipeSettings):
             raise UserError("--group-by and --late-starts go by image index: take --layout one_per_class")
         if self.group_by == "likeness" and self.patch_dir is None:
             raise UserError("--group-by likeness is likeness to patches: name --patch-dir, and start from Patches")
+        if self.group_by == "likeness" and 1 < self.images_per_class < self.ipc_end:
+            raise UserError(
+                f"--group-by likeness: image indices from 0 on have a patch each, and --ipc-end {self.ipc_end} goes "
+                f"beyond {self.images_per_class} images a class: name --ipc, how many there are in all"
+            )
         if sizes and self.late_starts > len(sizes):
             raise UserError(f"--late-starts {self.late_starts}: there are {len(sizes)} stages to begin with")
         if self.late_starts > 1 and (self.store_stages or self.measure_every):
