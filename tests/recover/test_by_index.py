@@ -167,6 +167,11 @@ def test_what_cannot_be_together(world, refusal, words, message):
     assert re.search(message, line), line
 
 
+def test_crops_that_narrow_have_to_be_taken(world, refusal):
+    flags = [word for word in world.recover("--narrowing") if word != "--apply-data-augmentation"]
+    assert "--narrowing is of the crops of --apply-data-augmentation" in refusal(recover.main, flags)
+
+
 @pytest.mark.parametrize("words", ["--group-by likeness", "--terms r_bn paired"])
 def test_patches_have_to_be_somewhere(world, refusal, words):
     """From noise, where --alpha 1 merges none, no run asks for patches but these."""

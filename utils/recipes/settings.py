@@ -371,6 +371,8 @@ class RecoverSettings(RecipeSettings):
                 f"--group-by likeness: image indices from 0 on have a patch each, and --ipc-end {self.ipc_end} goes "
                 f"beyond {self.images_per_class} images a class: name --ipc, how many there are in all"
             )
+        if self.narrowing and not self.augment:
+            raise UserError("--narrowing is of the crops of --apply-data-augmentation: name that, too")
         if sizes and self.late_starts > len(sizes):
             raise UserError(f"--late-starts {self.late_starts}: there are {len(sizes)} stages to begin with")
         if self.late_starts > 1 and (self.store_stages or self.measure_every):
