@@ -32,9 +32,6 @@ class Bank:
 
     def __init__(self, settings: RecoverSettings, teacher: Teacher, images: RealImages) -> None:
         self.ipc, self.images = settings.images_per_class, images
-        self.network = copy.deepcopy(teacher.module)  # matching changes the teacher's own layers
-        self.features = kept(settings, teacher, images, "features", features_of)["features"]
-        self.roughness = kept(settings, teacher, images, "roughness", roughness_of)["roughness"]
         self.members = [(images.labels == label).nonzero()[:, 0] for label in range(images.dataset.num_classes)]
         smallest = min(range(len(self.members)), key=lambda label: len(self.members[label]))
         if len(self.members[smallest]) < self.ipc:
@@ -42,6 +39,9 @@ class Bank:
                 f"class {smallest} in {settings.train_dir} has {len(self.members[smallest])} images: --residual "
                 f"retrieved wants one or more for each of {self.ipc} images a class"
             )
+        self.network = copy.deepcopy(teacher.module)  # matching changes the teacher's own layers
+        self.features = kept(settings, teacher, images, "features", features_of)["features"]
+        self.roughness = kept(settings, teacher, images, "roughness", roughness_of)["roughness"]
 
     def retrieve(self, batch: Batch, images: Tensor) -> Tensor:
         """An anchor for each image of a batch (B x 3 x s x s, normalised): B x 3 x S x S, normalised."""

@@ -144,7 +144,7 @@ def by_likeness(settings: RecoverSettings, teachers: Sequence[Teacher], images: 
     """Each image counts for the patch of its class that it is most like, by the cosine of the first teacher's
     features."""
     ipc, first = settings.images_per_class, teachers[0]
-    features = kept(settings, first, images, "features", features_of)["features"].float()
+    features = kept(settings, first, images, "features", features_of)["features"]
     device = next(first.module.parameters()).device
     groups = torch.empty(len(images.paths), dtype=torch.int64)
     for label in images.labels.unique().tolist():
@@ -155,7 +155,7 @@ def by_likeness(settings: RecoverSettings, teachers: Sequence[Teacher], images: 
         with torch.no_grad(), last_features(first.module) as found:
             for part in patches.split(AT_ONCE):
                 first.module(normalise(part.to(device), images.dataset))
-        groups[members] = (features[members] @ torch.cat(found).T).argmax(dim=1)
+        groups[members] = (features[members].float() @ torch.cat(found).T).argmax(dim=1)
     return groups
 
 

@@ -165,6 +165,7 @@ def test_each_way_changes_images_and_goes_on_after_a_stop(world, contents, way):
 def test_what_cannot_be_together(world, refusal, words, message):
     line = refusal(recover.main, world.recover("--train-dir", str(world.val), *words.split()))
     assert re.search(message, line), line
+    assert not (world.pool / "statistics").exists()  # before the first pass over the images
 
 
 def test_crops_that_narrow_have_to_be_taken(world, refusal):
