@@ -10,6 +10,8 @@ from models.checkpoints import load_teacher
 from recover import by_index, recover
 from recover.batches import Batch
 from recover.by_index import aims_of, by_difficulty, by_likeness, ranks_of, training_images
+from tests.test_many_processes import Turns
+from utils import recipes
 from utils.bn_matching.matching import MatchedTeacher
 from utils.bn_matching.probes import BatchNormInput, ImageInput
 from utils.bn_matching.single import SingleImages
@@ -145,6 +147,19 @@ def test_each_way_changes_images_and_goes_on_after_a_stop(world, contents, way):
     assert len(changed) == 10
     record = json.loads((world.root / "syn" / "whole" / "settings.json").read_text())
     assert ("train_images_sha256" in record) == ("group" in way or "retrieved" in way)
+
+
+def test_several_processes_make_the_images_of_one(world, contents):
+    """The first one looks at the training images, the others read what it kept."""
+    way = "--group-by likeness --probe image_input --residual retrieved --ipc 2"
+    flags = (*way.split(), "--train-dir", str(world.val))
+    words = world.recover(*flags, name="two")
+    recover.main(world.recover(*flags, name="one"))
+    for path in world.pool.glob("statistics/*"):
+        path.unlink()
+    Turns(2).run(lambda team: recover.recover(recipes.parse("recover", words), team))
+    one, two = (contents(world.root / "syn" / name) for name in ("one", "two"))
+    assert one == two
 
 
 @pytest.mark.parametrize(
