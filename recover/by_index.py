@@ -16,15 +16,15 @@ from tqdm import tqdm
 
 from models.checkpoints import Teacher
 from recover.batches import Batch
+from recover.real_images import statistics_path
 from utils.bn_matching.single import Moments, SingleImages, group_targets
 from utils.data.images import list_images, load_test_images, normalise
 from utils.data.table import Dataset
-from utils.patches.features import last_features
+from utils.patches.features import features_of, last_features
 from utils.patches.patches import load_patches
-from utils.recipes import file_name
 from utils.recipes.settings import RecoverSettings
 from utils.run.errors import UserError
-from utils.run.training_state import SUFFIX, load_training, save_training
+from utils.run.training_state import load_training, save_training
 from utils.seams import GROUPINGS
 
 VERSION = 1  # raise it where the same images begin to give other numbers
@@ -71,8 +71,7 @@ def kept(
     """
     made_with = {"version": VERSION, "what": what, "teacher_sha256": teacher.sha256, **more}
     made_with["train_images_sha256"] = images.sha256
-    name = hashlib.sha256(repr(sorted(made_with.items())).encode()).hexdigest()[:16]
-    path = settings.model_pool_dir / "statistics" / f"{file_name(teacher.name)}_{what}_{name}{SUFFIX}"
+    path = statistics_path(settings, teacher, made_with, what)
     state = load_training(path, made_with)
     if state is None:
         state = make(teacher, images)
@@ -89,7 +88,7 @@ def difficulty_of(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
     return {"difficulty": found}
 
 
-def features_of(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
+def all_features(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
     """The teacher's features of each training image (N x D, float16). UserError where it has none."""
     device, found = next(teacher.module.parameters()).device, []
     with torch.no_grad(), last_features(teacher.module) as features:
@@ -144,7 +143,7 @@ def by_likeness(settings: RecoverSettings, teachers: Sequence[Teacher], images: 
     """Each image counts for the patch of its class that it is most like, by the cosine of the first teacher's
     features."""
     ipc, first = settings.images_per_class, teachers[0]
-    features = kept(settings, first, images, "features", features_of)["features"]
+    features = kept(settings, first, images, "features", all_features)["features"]
     device = next(first.module.parameters()).device
     groups = torch.empty(len(images.paths), dtype=torch.int64)
     for label in images.labels.unique().tolist():
@@ -152,9 +151,8 @@ def by_likeness(settings: RecoverSettings, teachers: Sequence[Teacher], images: 
         patches = load_patches(
             settings.patch_dir, settings.selector, [(label, index) for index in range(ipc)], images.dataset
         )
-        with torch.no_grad(), last_features(first.module) as found:
-            for part in patches.split(AT_ONCE):
-                first.module(normalise(part.to(device), images.dataset))
+        parts = (normalise(part.to(device), images.dataset) for part in patches.split(AT_ONCE))
+        found = [features_of(first.module, part) for part in parts]
         groups[members] = (features[members].float() @ torch.cat(found).T).argmax(dim=1)
     return groups
 

@@ -67,7 +67,8 @@ def weigh_images(settings: WeighSettings, team: Team) -> None:
     for class_index, paths in tqdm(team.share(list(enumerate(by_class))), desc="weighing", unit="class"):
         real = observe_images(paths, observer, class_index, dataset, settings)
         distilled = observe(observer.module, images[labels == class_index], class_index, dataset, batch_size=250)
-        found[class_index] = cluster_weights(*(features_of(each, observer.name) for each in (real, distilled))).tolist()
+        features = [required_features(each, observer.name) for each in (real, distilled)]
+        found[class_index] = cluster_weights(*features).tolist()
     found = {class_index: its for part in team.gather(found) for class_index, its in part.items()}
     if team.is_main:
         weights = [weight for class_index in sorted(found) for weight in found[class_index]]
@@ -94,7 +95,7 @@ def cluster_weights(real: Tensor, distilled: Tensor) -> Tensor:
     return torch.bincount(nearest, minlength=len(distilled)) * (len(distilled) / len(real))
 
 
-def features_of(observed: Observed, observer: str) -> Tensor:
+def required_features(observed: Observed, observer: str) -> Tensor:
     """UserError where the observer has none."""
     if observed.features is None:
         raise UserError(f"the observer {observer} has no linear layer, whose input would be features: name another one")
