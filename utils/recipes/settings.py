@@ -188,7 +188,7 @@ class RecoverSettings(RecipeSettings):
     draw: int = younger(0, DRAW_HELP, within=INDEX)
     syn_data_path: Path | None = folder(IMAGES, "folder that holds --exp-name", group="files")
     exp_name: str | None = folder(RUN, "folder of this run's images")
-    train_dir: Path | None = folder(TRAIN, "real images, where --probe compares with them", required=False)
+    train_dir: Path | None = folder(TRAIN, "real images, for --probe, --group-by and --residual", required=False)
     patch_dir: Path | None = folder(PATCHES, "the dataset's own patch folder", required=False)
     selector: str = shaping("medium", "its subfolder", "--patch-diff --selector")
     model_pool_dir: Path | None = folder(POOL, "folder of the teachers' checkpoints", required=False)
