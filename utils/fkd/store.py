@@ -278,9 +278,10 @@ def check_store(store: LabelStore, expected: dict[str, object]) -> None:
         if name == "epochs" and found[name] >= wanted:
             continue
         if found[name] != wanted:
+            fewer = ", or another --replay, which takes fewer" if name == "epochs" else ""
             raise UserError(
                 f"the labels in {store.folder} are for {name.replace('_', ' ')} {found[name]}, this run has {wanted}: "
-                f"name another --fkd-path, or relabel for this run"
+                f"name another --fkd-path, or relabel for this run{fewer}"
             )
 
 

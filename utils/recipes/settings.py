@@ -569,8 +569,10 @@ class ValidateSettings(RecipeSettings):
             )
         reads = loss_reads(self.loss)
         if getattr(REPLAYS[self.replay], "has_fresh_views", False) and reads != "probabilities":
+            others = " ".join(name for name in LOSSES if loss_reads(name) == "probabilities")
             raise UserError(
-                f"--replay {self.replay} labels fresh views by probabilities: --loss {self.loss} reads {reads}"
+                f"--replay {self.replay} labels fresh views by probabilities, and --loss {self.loss} reads {reads}: "
+                f"take one of {others}, or another --replay"
             )
         if len(set(self.seed)) != len(self.seed):
             raise UserError(f"--seed {' '.join(map(str, self.seed))}: each seed once")
