@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.checkpoints import Teacher
-from recover.batches import Batch, images_per_class
-from recover.by_index import RealImages, batches_of, features_of, kept
+from recover.batches import Batch
+from recover.by_index import RealImages, all_features, batches_of, kept
 from utils.data.images import load_test_images, normalise
-from utils.patches.features import features_of as features_of_batch
+from utils.patches.features import features_of
 from utils.recipes.settings import RecoverSettings
 from utils.residual.residuals import resize
 from utils.run.errors import UserError
@@ -31,10 +31,7 @@ class Bank:
     have become. UserError for a class with fewer training images than are distilled."""
 
     def __init__(self, settings: RecoverSettings, teacher: Teacher, images: RealImages) -> None:
-        self.ipc, self.images = images_per_class(settings), images
-        self.network = copy.deepcopy(teacher.module)  # matching changes the teacher's own layers
-        self.features = kept(settings, teacher, images, "features", features_of)["features"]
-        self.roughness = kept(settings, teacher, images, "roughness", roughness_of)["roughness"]
+        self.ipc, self.images = settings.images_per_class, images
         self.members = [(images.labels == label).nonzero()[:, 0] for label in range(images.dataset.num_classes)]
         smallest = min(range(len(self.members)), key=lambda label: len(self.members[label]))
         if len(self.members[smallest]) < self.ipc:
@@ -42,10 +39,13 @@ class Bank:
                 f"class {smallest} in {settings.train_dir} has {len(self.members[smallest])} images: --residual "
                 f"retrieved wants one or more for each of {self.ipc} images a class"
             )
+        self.network = copy.deepcopy(teacher.module)  # matching changes the teacher's own layers
+        self.features = kept(settings, teacher, images, "features", all_features)["features"]
+        self.roughness = kept(settings, teacher, images, "roughness", roughness_of)["roughness"]
 
     def retrieve(self, batch: Batch, images: Tensor) -> Tensor:
         """An anchor for each image of a batch (B x 3 x s x s, normalised): B x 3 x S x S, normalised."""
-        seen = features_of_batch(self.network, resize(images.detach(), self.images.dataset.size))
+        seen = features_of(self.network, resize(images.detach(), self.images.dataset.size))
         places = []
         for (label, index), feature in zip(batch.members, seen, strict=True):
             share = self.members[label][index % self.ipc :: self.ipc]

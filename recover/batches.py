@@ -112,16 +112,12 @@ def what_shapes_images(
     }
     # whose draws, groups, anchors or stages depend on how many images there are
     if {"committee", "layout", "group_by", "late_starts"} & record.keys() or settings.retrieves:
-        record["ipc"] = images_per_class(settings)
+        record["ipc"] = settings.images_per_class
     if "layout" in record:  # batches of other members than those that each index has by itself
         record["images"] = [settings.ipc_start, settings.ipc_end]
     if real_images is not None:
         record["train_images_sha256"] = real_images
     return record if ALGORITHM == 1 else {**record, "algorithm": ALGORITHM}
-
-
-def images_per_class(settings: RecoverSettings) -> int:
-    return settings.ipc or settings.ipc_end - settings.ipc_start
 
 
 def read_patches(settings: RecoverSettings, batch: Batch, dataset: Dataset) -> Tensor | None:

@@ -15,16 +15,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.checkpoints import Teacher
-from recover.batches import Batch, images_per_class
+from recover.batches import Batch
+from recover.real_images import statistics_path
 from utils.bn_matching.single import Moments, SingleImages, group_targets
 from utils.data.images import list_images, load_test_images, normalise
 from utils.data.table import Dataset
-from utils.patches.features import last_features
+from utils.patches.features import features_of, last_features
 from utils.patches.patches import load_patches
-from utils.recipes import file_name
 from utils.recipes.settings import RecoverSettings
 from utils.run.errors import UserError
-from utils.run.training_state import SUFFIX, load_training, save_training
+from utils.run.training_state import load_training, save_training
 from utils.seams import GROUPINGS
 
 VERSION = 1  # raise it where the same images begin to give other numbers
@@ -71,8 +71,7 @@ def kept(
     """
     made_with = {"version": VERSION, "what": what, "teacher_sha256": teacher.sha256, **more}
     made_with["train_images_sha256"] = images.sha256
-    name = hashlib.sha256(repr(sorted(made_with.items())).encode()).hexdigest()[:16]
-    path = settings.model_pool_dir / "statistics" / f"{file_name(teacher.name)}_{what}_{name}{SUFFIX}"
+    path = statistics_path(settings, teacher, made_with, what)
     state = load_training(path, made_with)
     if state is None:
         state = make(teacher, images)
@@ -89,7 +88,7 @@ def difficulty_of(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
     return {"difficulty": found}
 
 
-def features_of(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
+def all_features(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
     """The teacher's features of each training image (N x D, float16). UserError where it has none."""
     device, found = next(teacher.module.parameters()).device, []
     with torch.no_grad(), last_features(teacher.module) as features:
@@ -124,7 +123,7 @@ def all_alike(settings: RecoverSettings, teachers: Sequence[Teacher], images: Re
 def by_difficulty(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Tensor:
     """Each class cut in groups of nearly one size, from what is nearest to the teachers' statistics to what is
     farthest (PSM); several teachers agree on the mean of their ranks."""
-    ipc = images_per_class(settings)
+    ipc = settings.images_per_class
     groups = torch.empty(len(images.paths), dtype=torch.int64)
     scores = [kept(settings, each, images, "difficulty", difficulty_of)["difficulty"] for each in teachers]
     for label in images.labels.unique():
@@ -143,8 +142,8 @@ def ranks_of(scores: Tensor) -> Tensor:
 def by_likeness(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Tensor:
     """Each image counts for the patch of its class that it is most like, by the cosine of the first teacher's
     features."""
-    ipc, first = images_per_class(settings), teachers[0]
-    features = kept(settings, first, images, "features", features_of)["features"].float()
+    ipc, first = settings.images_per_class, teachers[0]
+    features = kept(settings, first, images, "features", all_features)["features"]
     device = next(first.module.parameters()).device
     groups = torch.empty(len(images.paths), dtype=torch.int64)
     for label in images.labels.unique().tolist():
@@ -152,10 +151,9 @@ def by_likeness(settings: RecoverSettings, teachers: Sequence[Teacher], images: 
         patches = load_patches(
             settings.patch_dir, settings.selector, [(label, index) for index in range(ipc)], images.dataset
         )
-        with torch.no_grad(), last_features(first.module) as found:
-            for part in patches.split(AT_ONCE):
-                first.module(normalise(part.to(device), images.dataset))
-        groups[members] = (features[members] @ torch.cat(found).T).argmax(dim=1)
+        parts = (normalise(part.to(device), images.dataset) for part in patches.split(AT_ONCE))
+        found = [features_of(first.module, part) for part in parts]
+        groups[members] = (features[members].float() @ torch.cat(found).T).argmax(dim=1)
     return groups
 
 
@@ -183,14 +181,15 @@ def aims_of(settings: RecoverSettings, teachers: Sequence[Teacher], images: Real
     """The teachers' statistics of each of the groups that --group-by makes, class by class where the probe is of single
     images."""
     groups = GROUPINGS[settings.group_by](settings, teachers, images)
-    count = 1 if settings.group_by == "all" else images_per_class(settings)
+    count = 1 if settings.group_by == "all" else settings.images_per_class
     cells, cell_of = count, groups
     if settings.probes_single_images:
         cells, cell_of = count * images.dataset.num_classes, images.labels * count + groups
     counts, digest = torch.bincount(cell_of, minlength=cells), hashlib.sha256(cell_of.numpy()).hexdigest()
     targets, channels = {}, {}
     for teacher in teachers:
-        sums = kept(settings, teacher, images, "groups", partial(sums_of, groups=cell_of, count=cells), of=digest)
+        make = partial(sums_of, groups=cell_of, count=cells)
+        sums = kept(settings, teacher, images, "groups", make, of=digest, count=cells)
         pooled = group_targets(Moments(sums["mean"], sums["square"]), counts, settings.group_prior)
         targets[teacher.name] = pooled.float()
         channels[teacher.name] = SingleImages(teacher.module, images.dataset.size).channels

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from recover.batches import Batch, images_per_class
+from recover.batches import Batch
 from utils.recipes.settings import RecoverSettings
 from utils.run.errors import UserError
 from utils.run.randomness import generator_for
@@ -47,7 +47,7 @@ def pairs(settings: RecoverSettings) -> Committee:
         raise UserError("--committee pairs asks two teachers at a time: name more than one in --teacher-model-list")
     priors = settings.priors or (0.0,) * len(settings.teachers)
     possible = list(itertools.combinations(range(len(priors)), 2))
-    ipc = images_per_class(settings)
+    ipc = settings.images_per_class
 
     def committee(batch: Batch, iteration: int) -> Sequence[tuple[int, float]]:
         index = batch.members[0][1]

@@ -57,13 +57,22 @@ def _who_asks(settings: RecoverSettings) -> str:
     return f"--group-by {settings.group_by}" if settings.is_grouped else f"--residual {settings.residual}"
 
 
+def statistics_path(
+    settings: RecoverSettings, teacher: Teacher, made_with: Mapping[str, object], what: str | None = None
+) -> Path:
+    """Where the pool keeps what a pass of a teacher over the training images gave. made_with: all that it depends on;
+    what: a word for its kind, if it has one."""
+    digest = hashlib.sha256(repr(sorted(made_with.items())).encode()).hexdigest()[:16]
+    name = "_".join(filter(None, (file_name(teacher.name), what, digest)))
+    return settings.model_pool_dir / "statistics" / f"{name}{SUFFIX}"
+
+
 def observe_real_images(teacher: Teacher, settings: RecoverSettings, dataset: Dataset, images_sha256: str) -> Real:
     """What the teacher sees of the training images, augmented as its own training augments them."""
     classes = dataset.num_classes if settings.class_share else 0
     made_with = {"version": VERSION, "dataset": dataset.name, "probe": settings.probe, "classes": classes}
     made_with |= {"teacher_sha256": teacher.sha256, "train_images_sha256": images_sha256}
-    name = hashlib.sha256(repr(sorted(made_with.items())).encode()).hexdigest()[:16]
-    path = settings.model_pool_dir / "statistics" / f"{file_name(teacher.name)}_{name}{SUFFIX}"
+    path = statistics_path(settings, teacher, made_with)
     observer = RealObserver(teacher.module, PROBES[settings.probe](dataset.size), dataset.size, classes)
     state = load_training(path, made_with)
     if state is not None:

@@ -47,7 +47,7 @@ from utils.run.report import report_run, start_run
 from utils.run.settings import show
 from utils.run.space import print_dry_run, require_space
 from utils.run.team import Team, teamwork
-from utils.seams import COMMITTEES, PROBES, RESIDUALS, TERMS
+from utils.seams import COMMITTEES, PROBES, RESIDUALS
 
 VERIFY_EVERY = 100  # iterations
 
@@ -156,18 +156,25 @@ def with_priors(settings: RecoverSettings) -> RecoverSettings:
 def require_watched_layers(
     settings: RecoverSettings, plan: Plan, loaded: Mapping[str, Teacher], dataset: Dataset
 ) -> None:
-    """UserError where statistics are to be matched and no teacher has a layer that the probe watches, or one has none
-    where targets are of real images or the loss has nothing else; says which are asked for the rest of the loss alone,
-    as AlexNet is in FADRM+."""
+    """UserError where groups of real images are to be matched and nothing is; where statistics are to be matched and no
+    teacher has a layer that the probe watches, or one has none where targets are of real images, a term is of such a
+    layer, or the loss has nothing else. Says which are asked for the rest of the loss alone, as AlexNet is in FADRM+.
+    """
     share, _ = plan.terms.get("r_bn", (0, None))
-    if not settings.probes_real_images and not (share and plan.iterations):
+    is_matched = bool(share and plan.iterations)
+    if settings.is_grouped and not is_matched:
+        raise UserError(
+            "--group-by and --probe image_input are of what r_bn matches, and it counts for nothing in this run: leave "
+            "them out, or give it a weight and iterations"
+        )
+    needs_each = settings.probes_real_images or settings.takes_map
+    if not (needs_each or is_matched):
         return
     probe = PROBES[settings.probe]
     probe = probe(dataset.size) if settings.probes_real_images else probe()
     without = [name for name, its in loaded.items() if not running_order(its.module, probe, dataset.size)]
     nothing_else = {name for name, (share, _) in plan.terms.items() if share} == {"r_bn"}
-    needs_all = settings.probes_real_images or settings.is_grouped or nothing_else
-    if without and (needs_all or len(without) == len(loaded)):
+    if without and (needs_each or settings.is_grouped or nothing_else or len(without) == len(loaded)):
         raise UserError(
             f"{', '.join(without)}: no layer that --probe {settings.probe} watches, so there are no statistics to "
             "match; take another teacher"
@@ -213,8 +220,8 @@ def look_at_training_images(
 
 def plan_for(batch: Batch, plan: Plan, settings: RecoverSettings) -> Plan:
     """The plan of a batch: of `late_starts` groups of image indices each begins a stage after the one before."""
-    place = batch.members[0][1] % batches.images_per_class(settings)
-    return plan.from_stage(place * settings.late_starts // batches.images_per_class(settings))
+    place = batch.members[0][1] % settings.images_per_class
+    return plan.from_stage(place * settings.late_starts // settings.images_per_class)
 
 
 def match_teacher(settings: RecoverSettings, teacher: Teacher, dataset: Dataset, real: Real | None) -> MatchedTeacher:
@@ -227,8 +234,8 @@ def match_teacher(settings: RecoverSettings, teacher: Teacher, dataset: Dataset,
         probe = partial(probe, dataset.size, real.whole)
     elif settings.probes_single_images:
         probe = partial(probe, min(settings.classes_a_batch, dataset.num_classes))
-    with_map = any(getattr(TERMS[word.partition("=")[0]], "of_map", False) for word in settings.terms)
-    return MatchedTeacher(network, probe, settings.first_bn_multiplier, dataset.size, settings.scale, with_map)
+    others = (settings.first_bn_multiplier, dataset.size, settings.scale, settings.takes_map)
+    return MatchedTeacher(network, probe, *others)
 
 
 def teachers_asked(

@@ -123,8 +123,8 @@ def paired(settings: RecoverSettings) -> Term:
     """CIM's: what the middle layer sees of each image stays near what it sees of its own patch in the same view; the
     mean absolute difference (arXiv 2607.00916, which optimises for this alone). UserError for a run without patches.
     """
-    if not settings.uses_patches:
-        raise UserError("--terms paired compares with patches: take --initialisation-method Patches")
+    if settings.patch_dir is None:
+        raise UserError("--terms paired compares with patches: name --patch-dir, and start from Patches")
 
     def term(seen: Seen) -> Tensor:
         return (seen.map - seen.ask(resize(seen.patches, seen.images.shape[-1]))[2]).abs().mean()

@@ -7,7 +7,8 @@ features; a weight is the share of the class that came to an image, times IPC: 1
 `weights.json` beside the class folders. Several processes (torchrun) share the classes out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,15 +18,15 @@ from models.checkpoints import load_teacher
 from recover.choose_images import observe_images
 from utils import recipes
 from utils.data.digests import LISTING, listing_digest
-from utils.data.distilled import read_distilled, weights_path
+from utils.data.distilled import WEIGHTS, read_distilled, weights_path
 from utils.data.embedded import ensure_embedded
 from utils.data.images import images_by_class, images_digest
 from utils.patches.selectors import Observed, observe
 from utils.recipes.settings import WeighSettings
 from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
-from utils.run.files import write_json
-from utils.run.records import check_record
+from utils.run.files import read_json, write_json
+from utils.run.records import check_shape, differences
 from utils.run.settings import show
 from utils.run.space import Output, print_dry_run, require_space
 from utils.run.team import Team, teamwork
@@ -53,8 +54,7 @@ def weigh_images(settings: WeighSettings, team: Team) -> None:
     record |= {"observer_sha256": observer.sha256, "train_images": sum(map(len, by_class))}
     record |= {LISTING: listing_digest(settings.train_dir, by_class)}
     path = weights_path(folder)
-    check_record(path, record, "weights", ignore=["weights"])
-    is_done = path.exists()
+    is_done = is_weighed(path, record)
     output = Output(0, 0) if is_done else Output(1, 1024 + 32 * len(images))
     require_space(folder, output)
     if settings.dry_run:
@@ -67,13 +67,25 @@ def weigh_images(settings: WeighSettings, team: Team) -> None:
     for class_index, paths in tqdm(team.share(list(enumerate(by_class))), desc="weighing", unit="class"):
         real = observe_images(paths, observer, class_index, dataset, settings)
         distilled = observe(observer.module, images[labels == class_index], class_index, dataset, batch_size=250)
-        found[class_index] = cluster_weights(*(features_of(each, observer.name) for each in (real, distilled))).tolist()
+        features = [required_features(each, observer.name) for each in (real, distilled)]
+        found[class_index] = cluster_weights(*features).tolist()
     found = {class_index: its for part in team.gather(found) for class_index, its in part.items()}
     if team.is_main:
         weights = [weight for class_index in sorted(found) for weight in found[class_index]]
         write_json(path, {**record, "weights": weights})
         unused = weights.count(0)
         print(f"weigh: {len(weights)} images, weights up to {max(weights):.2f}, {unused} of 0: {path}", flush=True)
+
+
+def is_weighed(path: Path, record: Mapping[str, object]) -> bool:
+    """Whether weights are there that were made with what `record` says; UserError where they are damaged or others."""
+    if not path.exists():
+        return False
+    content = read_json(path)
+    check_shape(path, content, WEIGHTS, "remove it; the same command makes it again")
+    if found := differences({name: its for name, its in content.items() if name != "weights"}, record):
+        raise UserError(f"{path} has weights made with other settings: {found}; give the same settings, or remove it")
+    return True
 
 
 def cluster_weights(real: Tensor, distilled: Tensor) -> Tensor:
@@ -83,7 +95,7 @@ def cluster_weights(real: Tensor, distilled: Tensor) -> Tensor:
     return torch.bincount(nearest, minlength=len(distilled)) * (len(distilled) / len(real))
 
 
-def features_of(observed: Observed, observer: str) -> Tensor:
+def required_features(observed: Observed, observer: str) -> Tensor:
     """UserError where the observer has none."""
     if observed.features is None:
         raise UserError(f"the observer {observer} has no linear layer, whose input would be features: name another one")

@@ -17,12 +17,12 @@ from relabel.relabel import view_settings
 from utils import recipes
 from utils.data.table import get_dataset
 from utils.fkd.codec import PLAIN, Packing
-from utils.fkd.store import BYTES, MANIFEST, expected_tensors, packing_of
+from utils.fkd.store import BYTES, MANIFEST, expected_tensors, packing_of, read_manifest
 from utils.fkd.views import ViewSettings
 from utils.recipes.settings import RelabelSettings, ValidateSettings
 from utils.recipes.variants import changes_of
 from utils.run.errors import UserError
-from utils.run.files import read_json, sha256_of
+from utils.run.files import sha256_of
 from validate.report import reports_folder, results_folder, run_command, shown, stage_of_cell
 from validate.tables import Found, found_in, markdown, write_table
 
@@ -60,7 +60,7 @@ def report_bytes(dataset_name: str, method: str, ipc: str, student: str | None =
     made: RelabelSettings = stage_of_cell("relabel", dataset_name, method, ipc)
     left_out: list[str] = []
     found = [its for its in found_in(results_folder(cell).parent, left_out) if its.entry.student == cell.model]
-    stores = stores_of(cell, found)
+    stores = stores_of(cell, found, left_out)
     if not stores:
         raise UserError(
             f"{cell.fkd_path.parent} has no labels of {cell.recipe}'s images at IPC {cell.ipc}: "
@@ -95,13 +95,19 @@ def report_bytes(dataset_name: str, method: str, ipc: str, student: str | None =
     return write_table(reports_folder(cell) / f"{name}.json", text, content, [])
 
 
-def stores_of(cell: ValidateSettings, found: Sequence[Found]) -> list[Stored]:
+def stores_of(cell: ValidateSettings, found: Sequence[Found], left_out: list[str]) -> list[Stored]:
     """The finished stores that have labels of a cell's images: of those that the cell's own store names, or results of
-    students that learned from such images. The largest first, a draw of each."""
-    stores = [
-        Stored(path.parent, sha256_of(path), read_json(path), sum(its.stat().st_size for its in path.parent.iterdir()))
-        for path in sorted(cell.fkd_path.parent.glob(f"*/{MANIFEST}"))
-    ]
+    students that learned from such images. The largest first, a draw of each. Why others cannot be read goes to
+    `left_out`."""
+    stores = []
+    for path in sorted(cell.fkd_path.parent.glob(f"*/{MANIFEST}")):
+        try:
+            manifest = read_manifest(path)
+        except UserError as error:
+            left_out.append(str(error))
+            continue
+        size = sum(its.stat().st_size for its in path.parent.iterdir())
+        stores.append(Stored(path.parent, sha256_of(path), manifest, size))
     images = {store.manifest["images_sha256"] for store in stores if store.name == cell.fkd_path.name}
     images |= {run["images_sha256"] for its in found for run in its.runs if images_of(its) == cell.original_data_path}
     first = {store.name: store for store in reversed(stores) if store.manifest["images_sha256"] in images}

@@ -10,6 +10,8 @@ from models.checkpoints import load_teacher
 from recover import by_index, recover
 from recover.batches import Batch
 from recover.by_index import aims_of, by_difficulty, by_likeness, ranks_of, training_images
+from tests.test_many_processes import Turns
+from utils import recipes
 from utils.bn_matching.matching import MatchedTeacher
 from utils.bn_matching.probes import BatchNormInput, ImageInput
 from utils.bn_matching.single import SingleImages
@@ -102,6 +104,14 @@ def test_a_pass_over_the_images_is_made_once(settings, teacher, images, monkeypa
     assert torch.equal(by_likeness(settings, [teacher], images), first)
 
 
+def test_sums_of_other_numbers_of_groups_do_not_take_each_others_place(settings, teacher, images):
+    """Of two images a class, three groups of which one is empty have the members of two groups."""
+    few = RecoverSettings(**{**vars(settings), "group_by": "difficulty"})
+    many = RecoverSettings(**{**vars(few), "ipc": 3})
+    assert torch.equal(by_difficulty(few, [teacher], images), by_difficulty(many, [teacher], images))
+    assert [len(aims_of(its, [teacher], images).targets["ShuffleNetV2"]) for its in (few, many)] == [2, 3]
+
+
 def test_features_are_of_length_one():
     assert features_of(torch.nn.Conv2d(3, 4, 1), torch.zeros(1, 3, 2, 2)) is None
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
@@ -139,12 +149,28 @@ def test_each_way_changes_images_and_goes_on_after_a_stop(world, contents, way):
     assert ("train_images_sha256" in record) == ("group" in way or "retrieved" in way)
 
 
+def test_several_processes_make_the_images_of_one(world, contents):
+    """The first one looks at the training images, the others read what it kept."""
+    way = "--group-by likeness --probe image_input --residual retrieved --ipc 2"
+    flags = (*way.split(), "--train-dir", str(world.val))
+    words = world.recover(*flags, name="two")
+    recover.main(world.recover(*flags, name="one"))
+    for path in world.pool.glob("statistics/*"):
+        path.unlink()
+    Turns(2).run(lambda team: recover.recover(recipes.parse("recover", words), team))
+    one, two = (contents(world.root / "syn" / name) for name in ("one", "two"))
+    assert one == two
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--group-by likeness --smoothing 0.5", "--group-by and --probe image_input are of BatchNorms' inputs"),
         ("--group-by difficulty --layout class_major", "go by image index: take --layout one_per_class"),
         ("--late-starts 3", "--late-starts 3: there are 2 stages to begin with"),
+        ("--group-by likeness --ipc-start 1 --ipc-end 3", "--ipc-end 3 goes beyond 2 images a class: name --ipc"),
+        ("--late-starts 2 --store-stages", "--store-stages and --measure-every are for all alike"),
+        ("--late-starts 2 --measure-every 2", "--late-starts 2 leaves some images fewer stages than others"),
         ("--probe image_input --batch-size 4", "--batch-size 4 does not divide the 10 classes of fashion_mnist"),
         ("--terms paired --smoothing 0.5", "--terms paired is for teachers whose statistics are not smoothed"),
         ("--group-by nearest", "nearest"),
@@ -154,6 +180,21 @@ def test_each_way_changes_images_and_goes_on_after_a_stop(world, contents, way):
 def test_what_cannot_be_together(world, refusal, words, message):
     line = refusal(recover.main, world.recover("--train-dir", str(world.val), *words.split()))
     assert re.search(message, line), line
+    assert not (world.pool / "statistics").exists()  # before the first pass over the images
+
+
+def test_crops_that_narrow_have_to_be_taken(world, refusal):
+    flags = [word for word in world.recover("--narrowing") if word != "--apply-data-augmentation"]
+    assert "--narrowing is of the crops of --apply-data-augmentation" in refusal(recover.main, flags)
+
+
+@pytest.mark.parametrize("words", ["--group-by likeness", "--terms r_bn paired"])
+def test_patches_have_to_be_somewhere(world, refusal, words):
+    """From noise, where --alpha 1 merges none, no run asks for patches but these."""
+    flags = world.recover("--train-dir", str(world.val), *words.split(), "--alpha", "1")
+    flags = [*flags[: flags.index("--patch-dir")], *flags[flags.index("--patch-dir") + 2 :]]
+    line = refusal(recover.main, [*flags, "--initialisation-method", "Gaussian"])
+    assert re.search("--(group-by likeness|terms paired) .* patches: name --patch-dir, and start from Patches", line)
 
 
 def test_real_images_have_to_be_somewhere(world, refusal):

@@ -294,6 +294,15 @@ def without_batchnorm(world, monkeypatch):
         ("--teacher-model-list ConvNetW128 --dry-run", "ConvNetW128: no layer that --probe bn_input watches"),
         ("--teacher-model-list ConvNetW128 Pooling", "ConvNetW128, Pooling: no layer that --probe bn_input watches"),
         ("--probe conv_input --teacher-model-list ShuffleNetV2 Pooling", "Pooling: no layer that --probe conv_input"),
+        (
+            "--terms cross_entropy paired --teacher-model-list ShuffleNetV2 Pooling",
+            "Pooling: no layer that --probe bn_",
+        ),
+        (
+            "--terms cross_entropy --group-by difficulty --train-dir .",
+            "it counts for nothing in this run: leave them out",
+        ),
+        ("--r-bn 0 --probe image_input --train-dir .", "it counts for nothing in this run: leave them out"),
         ("--terms r_bn --teacher-model-list ShuffleNetV2 Pooling", "Pooling: no layer that --probe bn_input watches"),
         ("--committee pairs", "--committee pairs asks two teachers at a time: name more than one"),
     ],

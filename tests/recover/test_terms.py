@@ -1,5 +1,7 @@
 """Terms of the loss, and how they are named and weighed."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -110,7 +112,8 @@ def test_the_mean_of_flatness_takes_up_an_iteration_once_and_begins_anew_with_a_
 
 
 def test_paired_is_the_distance_to_the_patch_in_the_same_view():
-    (share, term) = build_terms(RecoverSettings(terms=("paired=2",), start="Patches"))["paired"]
+    settings = RecoverSettings(terms=("paired=2",), start="Patches", patch_dir=Path("patches"))
+    (share, term) = build_terms(settings)["paired"]
     asked = []
 
     def ask(images):
@@ -123,5 +126,5 @@ def test_paired_is_the_distance_to_the_patch_in_the_same_view():
 
 
 def test_paired_needs_patches():
-    with pytest.raises(UserError, match="--terms paired compares with patches: take --initialisation-method Patches"):
-        build_terms(RecoverSettings(terms=("paired",), start="Gaussian", residual="none"))
+    with pytest.raises(UserError, match="--terms paired compares with patches: name --patch-dir, and start"):
+        build_terms(RecoverSettings(terms=("paired",)))  # from noise, and merging takes all of the image

@@ -100,8 +100,15 @@ def test_what_cannot_be_weighed_is_refused(command, tmp_path):
     assert not weights_path(tmp_path / "images").exists()
     main(command)
     save_state(tmp_path / "pool" / "ConvNetBN_W64.safetensors", build_network("ConvNetBN_W64", FASHION))
-    with pytest.raises(UserError, match=r'holds weights made with other settings: observer \("ConvNetBN_W32" there'):
+    with pytest.raises(
+        UserError, match=r'weights\.json has weights made with other settings: observer \("ConvNetBN_W32" th'
+    ):
         main([*command, "--observer", "ConvNetBN_W64"])
+    record = json.loads(weights_path(tmp_path / "images").read_text())
+    for content, message in ((record | {"weights": None}, "weights is no list"), (None, "does not hold a JSON object")):
+        weights_path(tmp_path / "images").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=rf"weights\.json .*{message}.*: remove it"):
+            main(command)
 
 
 def test_weights_that_do_not_fit_are_not_read(command, tmp_path):

@@ -88,6 +88,13 @@ def test_the_arithmetic_of_stores_that_are_not_there(capsys):
     assert ["imagenet1k", "50", "300", "30,266.2", "30,000.0", "7,560.0", "3,000.0", "600.0"] in rows
 
 
+def test_a_damaged_store_is_named_and_left_out(capsys):
+    make_store("fadrm", 150)
+    make_store("rded", 2).joinpath("manifest.json").write_text('{"format_version": 3}')
+    report.main(["--bytes", "fashion_mnist", "fadrm", "10"])
+    assert re.search(r"left out: .*manifest\.json is damaged \(no dataset\)", capsys.readouterr().out)
+
+
 def test_a_cell_without_labels(refusal):
     line = refusal(report.main, ["--bytes", "fashion_mnist", "fadrm", "10"])
     assert "has no labels of fadrm's images at IPC 10: bash run.sh fashion_mnist fadrm 10 ConvNetBN_W32 makes" in line

@@ -314,10 +314,10 @@ def test_micro_batches_see_the_halves_that_relabel_made(labelled, monkeypatch):
     [
         (["--model", "ResNet999"], "ResNet999"),
         (["--batch-size", "16"], "batch size 8, this run has 16"),
-        (["--epochs", "4"], "epochs 3, this run has 4"),
+        (["--epochs", "4"], "this run has 4: name another --fkd-path, or relabel for this run, or another --replay"),
         (
             ["--replay", "mixed", "--loss", "mse_ce"],
-            "--replay mixed labels fresh views by probabilities: --loss mse_ce",
+            "--loss mse_ce reads logits: take one of kl kl_squared lpqld, or another --replay",
         ),
         (["--replay", "soft_hard_soft", "--loss", "cross_entropy"], "--loss cross_entropy reads classes"),
         (["--replay", "backwards"], "--replay backwards: there are in_order pool shuffled_pool soft_hard_soft mixed"),

@@ -231,6 +231,16 @@ def packing_of(manifest: Mapping) -> Packing:
     return Packing(*(manifest[name] for name in PACKING_SHAPE)) if manifest["format_version"] == 3 else PLAIN
 
 
+def read_manifest(path: Path) -> dict:
+    """What a store says of itself; UserError where it is of another format, or damaged."""
+    manifest = read_json(path)
+    if manifest.get("format_version") not in FORMATS:
+        raise UserError(f"{path} has format {manifest.get('format_version')}, this version reads {FORMATS}")
+    shape = MANIFEST_SHAPE | (PACKING_SHAPE if manifest["format_version"] == 3 else {})
+    check_shape(path, manifest, shape, "remove the folder and run relabel again")
+    return manifest
+
+
 def open_store(folder: Path, verify: bool = False) -> LabelStore:
     """Open a store and check that every epoch is whole: headers and sizes, or with `verify` every byte.
 
@@ -239,11 +249,7 @@ def open_store(folder: Path, verify: bool = False) -> LabelStore:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} is no finished label store (it has no {MANIFEST}): run relabel to its end first")
-    manifest = read_json(path)
-    if manifest.get("format_version") not in FORMATS:
-        raise UserError(f"{path} has format {manifest.get('format_version')}, this version reads {FORMATS}")
-    shape = MANIFEST_SHAPE | (PACKING_SHAPE if manifest["format_version"] == 3 else {})
-    check_shape(path, manifest, shape, "remove the folder and run relabel again")
+    manifest = read_manifest(path)
     try:
         settings = ViewSettings(**manifest["views"])
     except TypeError:
@@ -272,9 +278,10 @@ def check_store(store: LabelStore, expected: dict[str, object]) -> None:
         if name == "epochs" and found[name] >= wanted:
             continue
         if found[name] != wanted:
+            fewer = ", or another --replay, which takes fewer" if name == "epochs" else ""
             raise UserError(
                 f"the labels in {store.folder} are for {name.replace('_', ' ')} {found[name]}, this run has {wanted}: "
-                f"name another --fkd-path, or relabel for this run"
+                f"name another --fkd-path, or relabel for this run{fewer}"
             )
 
 

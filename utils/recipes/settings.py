@@ -23,6 +23,7 @@ from utils.seams import (
     RESIDUALS,
     SCHEDULES,
     SELECTORS,
+    TERMS,
 )
 
 MANY = (1, 10**6)  # images, classes, iterations, pixels: from 1 up to what nobody needs
@@ -187,7 +188,7 @@ class RecoverSettings(RecipeSettings):
     draw: int = younger(0, DRAW_HELP, within=INDEX)
     syn_data_path: Path | None = folder(IMAGES, "folder that holds --exp-name", group="files")
     exp_name: str | None = folder(RUN, "folder of this run's images")
-    train_dir: Path | None = folder(TRAIN, "real images, where --probe compares with them", required=False)
+    train_dir: Path | None = folder(TRAIN, "real images, for --probe, --group-by and --residual", required=False)
     patch_dir: Path | None = folder(PATCHES, "the dataset's own patch folder", required=False)
     selector: str = shaping("medium", "its subfolder", "--patch-diff --selector")
     model_pool_dir: Path | None = folder(POOL, "folder of the teachers' checkpoints", required=False)
@@ -295,6 +296,11 @@ class RecoverSettings(RecipeSettings):
         return self.start == "Patches" or self.residual != "none"
 
     @property
+    def images_per_class(self) -> int:
+        """Of the whole set, of which a run may make a part."""
+        return self.ipc or self.ipc_end - self.ipc_start
+
+    @property
     def probes_real_images(self) -> bool:
         """Whether the probe's targets are what teachers see of real images."""
         return getattr(PROBES[self.probe], "of_real_images", False)
@@ -315,6 +321,11 @@ class RecoverSettings(RecipeSettings):
     @property
     def needs_real_images(self) -> bool:
         return self.probes_real_images or self.retrieves or self.is_grouped
+
+    @property
+    def takes_map(self) -> bool:
+        """Whether a term of the loss is of what enters a teacher's middle layer."""
+        return any(getattr(TERMS[word.partition("=")[0]], "of_map", False) for word in self.terms)
 
     @property
     def is_smoothed(self) -> bool:
@@ -353,11 +364,23 @@ class RecoverSettings(RecipeSettings):
             )
         if (self.is_grouped or self.late_starts > 1) and self.layout != "one_per_class":
             raise UserError("--group-by and --late-starts go by image index: take --layout one_per_class")
-        if self.group_by == "likeness" and not self.uses_patches:
-            raise UserError("--group-by likeness is likeness to patches: take --initialisation-method Patches")
+        if self.group_by == "likeness" and self.patch_dir is None:
+            raise UserError("--group-by likeness is likeness to patches: name --patch-dir, and start from Patches")
+        if self.group_by == "likeness" and 1 < self.images_per_class < self.ipc_end:
+            raise UserError(
+                f"--group-by likeness: image indices from 0 on have a patch each, and --ipc-end {self.ipc_end} goes "
+                f"beyond {self.images_per_class} images a class: name --ipc, how many there are in all"
+            )
+        if self.narrowing and not self.augment:
+            raise UserError("--narrowing is of the crops of --apply-data-augmentation: name that, too")
         if sizes and self.late_starts > len(sizes):
             raise UserError(f"--late-starts {self.late_starts}: there are {len(sizes)} stages to begin with")
-        if "paired" in [word.partition("=")[0] for word in self.terms] and self.is_smoothed:
+        if self.late_starts > 1 and (self.store_stages or self.measure_every):
+            raise UserError(
+                f"--late-starts {self.late_starts} leaves some images fewer stages than others: --store-stages and "
+                f"--measure-every are for all alike, leave them out"
+            )
+        if self.takes_map and self.is_smoothed:
             raise UserError("--terms paired is for teachers whose statistics are not smoothed: leave one of them out")
         if self.is_smoothed and self.compile == "on":
             raise UserError("--compile on: teachers whose statistics are smoothed are not compiled; leave it out")
@@ -548,8 +571,10 @@ class ValidateSettings(RecipeSettings):
             )
         reads = loss_reads(self.loss)
         if getattr(REPLAYS[self.replay], "has_fresh_views", False) and reads != "probabilities":
+            others = " ".join(name for name in LOSSES if loss_reads(name) == "probabilities")
             raise UserError(
-                f"--replay {self.replay} labels fresh views by probabilities: --loss {self.loss} reads {reads}"
+                f"--replay {self.replay} labels fresh views by probabilities, and --loss {self.loss} reads {reads}: "
+                f"take one of {others}, or another --replay"
             )
         if len(set(self.seed)) != len(self.seed):
             raise UserError(f"--seed {' '.join(map(str, self.seed))}: each seed once")
