@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.checkpoints import Teacher
 from recover.batches import Batch
-from recover.by_index import RealImages, all_features, batches_of, kept
+from recover.passes import TrainingImages, all_features, batches_of, kept
 from utils.data.images import load_test_images, normalise
 from utils.patches.features import features_of
 from utils.recipes.settings import RecoverSettings
@@ -30,7 +30,7 @@ class Bank:
     """The training images as anchors: their features and roughness, and the first teacher, which looks at what images
     have become. UserError for a class with fewer training images than are distilled."""
 
-    def __init__(self, settings: RecoverSettings, teacher: Teacher, images: RealImages) -> None:
+    def __init__(self, settings: RecoverSettings, teacher: Teacher, images: TrainingImages) -> None:
         self.ipc, self.images = settings.images_per_class, images
         self.members = [(images.labels == label).nonzero()[:, 0] for label in range(images.dataset.num_classes)]
         smallest = min(range(len(self.members)), key=lambda label: len(self.members[label]))
@@ -65,7 +65,7 @@ def anchor_cost(feature: Tensor, candidates: Tensor, roughness: Tensor) -> Tenso
     return (1 - ROUGHNESS_SHARE) * distance + ROUGHNESS_SHARE * roughness
 
 
-def roughness_of(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
+def roughness_of(teacher: Teacher, images: TrainingImages) -> Mapping[str, Tensor]:
     """The roughness of each training image (N)."""
     device, found = next(teacher.module.parameters()).device, []
     for _, part in batches_of(images, device, "roughness"):

@@ -1,85 +1,29 @@
 """What image indices have of their own: the real images that each stands for, whose statistics it is matched to.
 
 A grouping gives every training image the image index that it counts for; the target of index g is what the teacher
-sees of all images, of all classes, that count for g. Passes over the training images are kept in the pool.
+sees of all images, of all classes, that count for g.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from models.checkpoints import Teacher
 from recover.batches import Batch
-from recover.real_images import statistics_path
+from recover.passes import AT_ONCE, TrainingImages, all_features, batches_of, kept
 from utils.bn_matching.single import Moments, SingleImages, group_targets
-from utils.data.images import list_images, load_test_images, normalise
-from utils.data.table import Dataset
-from utils.patches.features import features_of, last_features
+from utils.data.images import normalise
+from utils.patches.features import features_of
 from utils.patches.patches import load_patches
 from utils.recipes.settings import RecoverSettings
-from utils.run.errors import UserError
-from utils.run.training_state import load_training, save_training
 from utils.seams import GROUPINGS
 
-VERSION = 1  # raise it where the same images begin to give other numbers
-CHUNK = 2048  # images that are held at a time
-AT_ONCE = 250  # in one forward pass
-WORKERS = 4  # processes that decode where there is much to do
 
-
-class RealImages(NamedTuple):
-    """The training images: files, classes (N), digest of them all, and the dataset."""
-
-    paths: Sequence[Path]
-    labels: Tensor
-    sha256: str
-    dataset: Dataset
-
-
-def training_images(settings: RecoverSettings, sha256: str) -> RealImages:
-    paths, labels = list_images(settings.train_dir, settings.dataset)
-    return RealImages(paths, labels, sha256, settings.dataset)
-
-
-def batches_of(images: RealImages, device: torch.device, what: str) -> Iterator[tuple[slice, Tensor]]:
-    """The images as networks are tested on them, normalised, on the device, a batch at a time, with their places."""
-    for first in tqdm(range(0, len(images.paths), CHUNK), desc=what, unit="chunk", leave=False):
-        pixels = load_test_images(images.paths[first : first + CHUNK], images.dataset, WORKERS, progress=None)
-        for start in range(0, len(pixels), AT_ONCE):
-            part = pixels[start : start + AT_ONCE]
-            places = slice(first + start, first + start + len(part))
-            yield places, normalise(part.to(device), images.dataset)
-
-
-def kept(
-    settings: RecoverSettings,
-    teacher: Teacher,
-    images: RealImages,
-    what: str,
-    make: Callable[[Teacher, RealImages], Mapping[str, Tensor]],
-    **more: object,
-) -> Mapping[str, Tensor]:
-    """What a pass over the training images gave, from the pool where it is there, else made and put there.
-
-    more: what else it depends on.
-    """
-    made_with = {"version": VERSION, "what": what, "teacher_sha256": teacher.sha256, **more}
-    made_with["train_images_sha256"] = images.sha256
-    path = statistics_path(settings, teacher, made_with, what)
-    state = load_training(path, made_with)
-    if state is None:
-        state = make(teacher, images)
-        save_training(path, made_with, state)
-    return state
-
-
-def difficulty_of(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
+def difficulty_of(teacher: Teacher, images: TrainingImages) -> Mapping[str, Tensor]:
     """How far the statistics of each training image are from the teacher's (N)."""
     asked, device = SingleImages(teacher.module, images.dataset.size), next(teacher.module.parameters()).device
     found = torch.empty(len(images.paths))
@@ -88,21 +32,7 @@ def difficulty_of(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
     return {"difficulty": found}
 
 
-def all_features(teacher: Teacher, images: RealImages) -> Mapping[str, Tensor]:
-    """The teacher's features of each training image (N x D, float16). UserError where it has none."""
-    device, found = next(teacher.module.parameters()).device, []
-    with torch.no_grad(), last_features(teacher.module) as features:
-        for _, part in batches_of(images, device, f"{teacher.name}: features"):
-            teacher.module(part)
-            if not features:
-                raise UserError(
-                    f"{teacher.name} has no linear layer, whose input would be features: name another first"
-                )
-            found.append(features.pop().half())
-    return {"features": torch.cat(found)}
-
-
-def sums_of(teacher: Teacher, images: RealImages, groups: Tensor, count: int) -> Mapping[str, Tensor]:
+def sums_of(teacher: Teacher, images: TrainingImages, groups: Tensor, count: int) -> Mapping[str, Tensor]:
     """The sums of the images' moments in each group: count x L each."""
     asked, device = SingleImages(teacher.module, images.dataset.size), next(teacher.module.parameters()).device
     mean, square = (torch.zeros(count, sum(asked.channels), dtype=torch.float64) for _ in range(2))
@@ -114,13 +44,13 @@ def sums_of(teacher: Teacher, images: RealImages, groups: Tensor, count: int) ->
 
 
 @GROUPINGS.add("all")
-def all_alike(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Tensor:
+def all_alike(settings: RecoverSettings, teachers: Sequence[Teacher], images: TrainingImages) -> Tensor:
     """One group: image indices do not differ."""
     return torch.zeros(len(images.paths), dtype=torch.int64)
 
 
 @GROUPINGS.add("difficulty")
-def by_difficulty(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Tensor:
+def by_difficulty(settings: RecoverSettings, teachers: Sequence[Teacher], images: TrainingImages) -> Tensor:
     """Each class cut in groups of nearly one size, from what is nearest to the teachers' statistics to what is
     farthest (PSM); several teachers agree on the mean of their ranks."""
     ipc = settings.images_per_class
@@ -139,7 +69,7 @@ def ranks_of(scores: Tensor) -> Tensor:
 
 
 @GROUPINGS.add("likeness")
-def by_likeness(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Tensor:
+def by_likeness(settings: RecoverSettings, teachers: Sequence[Teacher], images: TrainingImages) -> Tensor:
     """Each image counts for the patch of its class that it is most like, by the cosine of the first teacher's
     features."""
     ipc, first = settings.images_per_class, teachers[0]
@@ -177,7 +107,7 @@ class Aims(NamedTuple):
         return torch.cat([part.flatten() for part in layers])
 
 
-def aims_of(settings: RecoverSettings, teachers: Sequence[Teacher], images: RealImages) -> Aims:
+def aims_of(settings: RecoverSettings, teachers: Sequence[Teacher], images: TrainingImages) -> Aims:
     """The teachers' statistics of each of the groups that --group-by makes, class by class where the probe is of single
     images."""
     groups = GROUPINGS[settings.group_by](settings, teachers, images)

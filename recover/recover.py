@@ -23,10 +23,11 @@ from models.teachers import recorded_accuracies
 from recover import batches
 from recover.anchors import Bank
 from recover.batches import Batch
-from recover.by_index import Aims, aims_of, training_images
+from recover.by_index import Aims, aims_of
 from recover.committee import Committee
 from recover.extras import Extras, Kept, copies_of, stage_folder
 from recover.optimise import Plan, Stage, Step, recover_batch
+from recover.passes import training_images
 from recover.real_images import Real, observe_real_images, real_images_digest
 from recover.terms import build_terms
 from utils import recipes

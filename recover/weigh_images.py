@@ -21,7 +21,8 @@ from utils.data.digests import LISTING, listing_digest
 from utils.data.distilled import WEIGHTS, read_distilled, weights_path
 from utils.data.embedded import ensure_embedded
 from utils.data.images import images_by_class, images_digest
-from utils.patches.selectors import Observed, observe
+from utils.patches.features import require_features
+from utils.patches.selectors import observe
 from utils.recipes.settings import WeighSettings
 from utils.run.device import choose_device
 from utils.run.errors import UserError, run_entry
@@ -67,7 +68,7 @@ def weigh_images(settings: WeighSettings, team: Team) -> None:
     for class_index, paths in tqdm(team.share(list(enumerate(by_class))), desc="weighing", unit="class"):
         real = observe_images(paths, observer, class_index, dataset, settings)
         distilled = observe(observer.module, images[labels == class_index], class_index, dataset, batch_size=250)
-        features = [required_features(each, observer.name) for each in (real, distilled)]
+        features = [require_features(each.features, f"the observer {observer.name}") for each in (real, distilled)]
         found[class_index] = cluster_weights(*features).tolist()
     found = {class_index: its for part in team.gather(found) for class_index, its in part.items()}
     if team.is_main:
@@ -93,13 +94,6 @@ def cluster_weights(real: Tensor, distilled: Tensor) -> Tensor:
     are most alike to it, over R / IPC: float32, IPC, mean 1. Ties go to the earlier image."""
     nearest = (real @ distilled.T).argmax(dim=1)
     return torch.bincount(nearest, minlength=len(distilled)) * (len(distilled) / len(real))
-
-
-def required_features(observed: Observed, observer: str) -> Tensor:
-    """UserError where the observer has none."""
-    if observed.features is None:
-        raise UserError(f"the observer {observer} has no linear layer, whose input would be features: name another one")
-    return observed.features
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from models.checkpoints import load_teacher
 from recover.anchors import Bank, anchor_cost, roughness
 from recover.batches import Batch
-from recover.by_index import training_images
+from recover.passes import training_images
 from tests.conftest import save_image
 from utils.data.images import load_images, normalise
 from utils.data.table import get_dataset

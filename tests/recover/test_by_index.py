@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from models.checkpoints import load_teacher
-from recover import by_index, recover
+from recover import passes, recover
 from recover.batches import Batch
-from recover.by_index import aims_of, by_difficulty, by_likeness, ranks_of, training_images
+from recover.by_index import aims_of, by_difficulty, by_likeness, ranks_of
+from recover.passes import training_images
 from tests.test_many_processes import Turns
 from utils import recipes
 from utils.bn_matching.matching import MatchedTeacher
@@ -100,7 +101,7 @@ def test_single_images_are_compared_with_those_of_their_class_and_group(settings
 
 def test_a_pass_over_the_images_is_made_once(settings, teacher, images, monkeypatch):
     first = by_likeness(settings, [teacher], images)
-    monkeypatch.setattr(by_index, "batches_of", None)
+    monkeypatch.setattr(passes, "batches_of", None)
     assert torch.equal(by_likeness(settings, [teacher], images), first)
 
 

@@ -2,10 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from utils.run.errors import UserError
+
+T = TypeVar("T", list, Tensor)
 
 
 @contextmanager
@@ -31,3 +36,10 @@ def features_of(network: nn.Module, images: Tensor) -> Tensor | None:
     with last_features(network) as found:
         network(images)
     return found[0] if found else None
+
+
+def require_features(features: T, name: str) -> T:
+    """The features of the network of that name; UserError where it has none."""
+    if features is None or not len(features):
+        raise UserError(f"{name} has no linear layer, whose input would be features: name another network")
+    return features

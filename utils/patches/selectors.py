@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from utils.data.images import normalise
 from utils.data.table import Dataset
-from utils.patches.features import last_features
+from utils.patches.features import last_features, require_features
 from utils.run.errors import UserError
 from utils.seams import SELECTORS
 
@@ -77,9 +77,8 @@ class Candidates:
     @property
     def features(self) -> Tensor:
         """The observer's features of every crop, of length 1: images x crops x D. UserError where it has none."""
-        if self.observed.features is None:
-            raise UserError(f"the observer {self._observer} has no linear layer, whose input would be features")
-        return self.observed.features.view(self.images, self.crops, -1)
+        features = require_features(self.observed.features, f"the observer {self._observer}")
+        return features.view(self.images, self.crops, -1)
 
 
 @SELECTORS.add("random")
