@@ -34,7 +34,7 @@ from utils.run.precision import amp_type
 from utils.run.records import Shape, check_shape, differences
 from utils.run.settings import check
 from utils.run.spread import shown, spread_of
-from utils.seams import SELECTORS
+from utils.seams import CODECS, SELECTORS
 
 WIDTH = 78
 COLUMNS = (("top1", 8), ("top5", 8), ("best_top1", 11))
@@ -385,8 +385,8 @@ def require_labels_for(settings: ValidateSettings) -> None:
             f"--epochs {settings.epochs}: this cell's labels have {made.epochs_kept}, and a student no more; name "
             f"fewer, or another --replay"
         )
-    if made.codec == "top_k" and loss_reads(settings.loss) == "logits":
-        raise UserError(f"--loss {settings.loss} reads all logits: this cell's labels have the {made.top_k} largest")
+    if not CODECS[made.codec].is_whole and loss_reads(settings.loss) == "logits":
+        raise UserError(f"--loss {settings.loss} reads all logits: of this cell's labels {made.codec} leaves some out")
     for name in ("batch_size", "min_scale", "mix"):
         wanted, its = getattr(settings, name), getattr(made, name)
         if wanted not in (None, its):

@@ -430,7 +430,7 @@ def test_a_cell_that_can_be_passes_its_check(words, tmp_path):
         ("cifar100 fadrm:stored_epochs=9:replay=zip 10", "--replay zip: there are in_order pool"),
         (
             "cifar100 fadrm:codec=top_k:top_k=9:loss=mse_ce 10",
-            "--loss mse_ce reads all logits: this cell's labels",
+            "--loss mse_ce reads all logits: of this cell's labels",
         ),
         ("cifar100 fadrm 10 --batch-size 32", "--batch-size 32: this cell's labels are made with 16"),
         ("cifar100 fadrm 10 --mix-type mixup", "--mix mixup: this cell's labels are made with cutmix"),
