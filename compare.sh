@@ -11,7 +11,7 @@ here="$(dirname "$(readlink -f "$0")")" && [ -e "$here/utils" ] || here="$SLURM_
 . "$here/utils/run/launch.sh" || exit
 
 case " $* " in *" -h "* | *" --help "*) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;; esac
-rows="fadrm+ fadrm cv-dd sre2l++ edc g-vbsm rded easy medium herding k-centre coverage" words=() flags=()
+rows="fadrm++ fadrm+ fadrm cv-dd sre2l++ edc g-vbsm rded easy medium herding k-centre coverage balanced" words=() flags=()
 while [ $# -gt 0 ] && [[ "$1" != -* ]]; do words+=("$1") && shift; done
 [ ${#words[@]} -le 3 ] || stop "'${words[*]}': there are DATASET IPC STUDENT, then flags" || exit
 dataset="${words[0]:-fashion_mnist}" ipc="${words[1]:-10}" student="${words[2]:-}"
