@@ -351,7 +351,8 @@ def validate_versions(setting: Setting) -> dict[str, Measurement]:
         compile=setting.compile,
         amp="off",
     )
-    store = LabelStore(folder, settings, {}, ["", sha256_of(epoch_path(folder, 1))], "")
+    manifest = {"format_version": 1, "num_classes": dataset.num_classes, "logits_type": "float16"}
+    store = LabelStore(folder, settings, manifest, ["", sha256_of(epoch_path(folder, 1))], "")
     classes = torch.zeros(setting.images, dtype=torch.int64)
     hidden = tqdm(disable=True)
 

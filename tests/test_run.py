@@ -231,7 +231,7 @@ def test_all_methods_and_all_ways_to_choose_end_in_one_table(stand):
     assert sorted(checked) == sorted(recipes.METHODS)
     assert all(call.endswith("10 ResNet50 --seed 3 --draw 0 1 2") for call in calls if " --check " in call)
     chosen = [call.split("--selector ")[1].split()[0] for call in calls if "--selector" in call]
-    assert chosen == ["easy", "medium", "herding", "k-centre", "coverage"]
+    assert chosen == ["easy", "medium", "herding", "k-centre", "coverage", "balanced"]
     for selector in chosen:
         assert (
             f"-m relabel.relabel --dataset-name cifar100 --recipe fadrm+ --ipc 10 --images {selector} --draw 0 1 2"
