@@ -58,11 +58,14 @@ def test_the_words_go_to_torchrun(monkeypatch):
 
 @pytest.fixture
 def module(tmp_path):
-    """A module whose second process ends as told; the first one waits until it is stopped."""
+    """A module whose second process ends as told, once the first one is there; that waits until it is stopped."""
     (tmp_path / "ends.py").write_text(
         "import os, sys, time\n"
         'line = f\'process {os.environ["RANK"]} of {os.environ["WORLD_SIZE"]} {sys.argv[2:]}\'\n'
         "os.write(1, (line + chr(10)).encode())\n"
+        "there = __file__ + '.there'\n"
+        "if os.environ['RANK'] == '0': open(there, 'w').close()\n"
+        "while not os.path.exists(there): time.sleep(0.01)\n"
         "end = int(sys.argv[1])\n"
         "if os.environ['RANK'] == '1' and end < 0: os.kill(os.getpid(), -end)\n"
         "if os.environ['RANK'] == '1' or end == 0: sys.exit(end)\n"
