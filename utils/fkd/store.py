@@ -117,13 +117,19 @@ def is_right(
 
 def read_epoch(store: "LabelStore", number: int) -> tuple[Epoch, Tensor]:
     """The draws and the logits of one epoch, on the CPU. UserError unless checksum and values are right."""
-    epoch, labels = read_labels(store, number)
-    return epoch, store.codec.decode(labels)
+    epoch, _, logits = _read(store, number)
+    return epoch, logits
 
 
 def read_labels(store: "LabelStore", number: int) -> tuple[Epoch, dict[str, Tensor]]:
-    """The draws of one epoch, and its labels as the store's codec has them, on the CPU. UserError unless checksum and
-    values are right, and where draws are not stored and are drawn as others now."""
+    """The draws of one epoch, and its labels as the store's codec has them, on the CPU. UserErrors of `read_epoch`."""
+    epoch, labels, _ = _read(store, number)
+    return epoch, labels
+
+
+def _read(store: "LabelStore", number: int) -> tuple[Epoch, dict[str, Tensor], Tensor]:
+    """Draws, labels as stored and their logits. UserError also where draws are not stored and are drawn as others
+    now."""
     path = epoch_path(store.folder, number)
     content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != store.checksums[number]:
@@ -139,10 +145,13 @@ def read_labels(store: "LabelStore", number: int) -> tuple[Epoch, dict[str, Tens
                 f"{path}: the views that these labels are of are not stored, and PyTorch {torch.__version__} draws "
                 f"others; read it with the version that is in {store.folder}/report.json, or run relabel again"
             )
-    problem = store.codec.problem(labels) or out_of_range(epoch, store.codec.decode(labels), store.settings)
+    logits = None
+    if not (problem := store.codec.problem(labels)):
+        logits = store.codec.decode(labels)
+        problem = out_of_range(epoch, logits, store.settings)
     if problem:
         raise UserError(f"{path}: {problem}; remove the store's folder and run relabel again")
-    return epoch, labels
+    return epoch, labels, logits
 
 
 def out_of_range(epoch: Epoch, logits: Tensor, settings: ViewSettings) -> str | None:
