@@ -67,9 +67,7 @@ class ImageInput(BatchNormInput):
         self.batch = batch
 
     def measure(self, layer: nn.Module, activations: Tensor) -> Statistics:
-        wide = activations.to(torch.promote_types(activations.dtype, torch.float32))
-        var, mean = torch.var_mean(wide, dim=(2, 3), correction=0)
-        return Statistics(mean.flatten(), var.flatten())
+        return Statistics(*(each.flatten() for each in channel_statistics(activations, over=(2, 3))))
 
     def target(self, name: str, layer: nn.Module) -> Statistics:
         return Statistics(*(vector.repeat(self.batch) for vector in super().target(name, layer)))
@@ -113,8 +111,9 @@ def patch_statistics(activations: Tensor, side: int) -> Statistics:
     return Statistics(mean.flatten(), var.flatten())
 
 
-def channel_statistics(activations: Tensor) -> Statistics:
-    """Statistics of N x C x H x W over batch and space, in float32 even where the activations are narrower."""
+def channel_statistics(activations: Tensor, over: tuple[int, ...] = (0, 2, 3)) -> Statistics:
+    """Statistics of N x C x H x W over batch and space, or space alone (N x C each), in float32 even where the
+    activations are narrower."""
     wide = activations.to(torch.promote_types(activations.dtype, torch.float32))
-    var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
+    var, mean = torch.var_mean(wide, dim=over, correction=0)
     return Statistics(mean, var)
