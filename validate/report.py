@@ -380,7 +380,7 @@ def flags_of_cell(dataset: str, method: str, ipc: str, student: str | None = Non
 def require_labels_for(settings: ValidateSettings) -> None:
     """UserError where a student asks for other labels than the relabel of its recipe makes."""
     made = recipes.stage_of("relabel", settings.dataset, settings.recipe, settings.ipc, labels=settings.labels)
-    if settings.replay == "in_order" and settings.epochs > made.epochs_kept:
+    if settings.epochs_needed > made.epochs_kept:
         raise UserError(
             f"--epochs {settings.epochs}: this cell's labels have {made.epochs_kept}, and a student no more; name "
             f"fewer, or another --replay"

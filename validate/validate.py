@@ -225,7 +225,7 @@ def what_labels_must_have(settings: ValidateSettings, images_sha256: str) -> dic
         "images_sha256": images_sha256,
         "size": settings.dataset.size,
         "batch_size": settings.batch_size,
-        "epochs": settings.epochs if settings.replay == "in_order" else 1,
+        "epochs": settings.epochs_needed,
         "min_scale": settings.min_scale,
     }
     expected["labels"] = "fixed" if settings.labels in OF_WHOLE_IMAGES else "views"

@@ -555,6 +555,11 @@ class ValidateSettings(RecipeSettings):
     compile: str = shaping("auto", COMPILE_HELP, choices=COMPILE)
 
     @property
+    def epochs_needed(self) -> int:
+        """The epochs that the label store has at least."""
+        return self.epochs if self.replay == "in_order" else 1
+
+    @property
     def lr(self) -> float:
         """The learning rate of the first epoch."""
         return self.sgd_lr if self.optimizer == "sgd" else self.adamw_lr
